@@ -1,0 +1,40 @@
+//! The only code that touches memory shared with a guest, a VMM or the kernel.
+//!
+//! A VMM hands over file descriptors; [`Region`] maps one, [`DmaMap`] says which guest address
+//! lies where, [`Slice`] is a bounded window onto some bytes and [`Ring`] onto an array of
+//! descriptors. None of them ever becomes a `&[u8]`: the other side may write at any moment, so
+//! bytes are copied out, in, or across, and words are loaded and stored atomically.
+//!
+//! ```text
+//!  VMM's memfd --map--> Region --+
+//!  VMM's memfd --map--> Region --+--> DmaMap (immutable, shared by Arc)
+//!                                        |  prefix(address, length)  -> Slice  (frame bytes)
+//!                                        |  ring(address, n)         -> Ring   (descriptors)
+//!  own memfd page <----- SharedPage (a BAR the guest maps: doorbells and masks)
+//! ```
+//!
+//! # Safety
+//!
+//! * A `Region` owns its mapping; `Slice` borrows the region's owner and `Ring` holds its `Arc`, so
+//!   no window outlives the mapping.
+//! * Every access is bounds-checked against the window, and the window against the region when it
+//!   was made.
+//! * The peer may shrink its file under the mapping. The access then faults; [`fault`] answers by
+//!   putting anonymous memory under the page, so that the peer loses its data and nobody else
+//!   anything.
+//! * All access is by raw pointer (volatile, atomic, or a byte copy), never by reference, so a
+//!   racing peer can make us read any value but cannot break a Rust aliasing rule.
+#![deny(unsafe_op_in_unsafe_fn)]
+
+mod dma;
+pub mod fault;
+mod page;
+mod region;
+mod ring;
+mod slice;
+
+pub use dma::{Access, DmaError, DmaMap, Hint, MAX_MAPPINGS, MapError, Mapping};
+pub use page::SharedPage;
+pub use region::Region;
+pub use ring::Ring;
+pub use slice::Slice;

@@ -1,0 +1,263 @@
+//! A bounded window onto shared bytes.
+
+use std::marker::PhantomData;
+use std::ptr;
+use std::sync::atomic::{AtomicU8, AtomicU16, AtomicU32, AtomicU64, Ordering};
+
+/// `len` bytes of memory that somebody else may write at any moment. Copy it freely; it borrows
+/// from the region or map it was cut from.
+#[derive(Clone, Copy, Debug)]
+pub struct Slice<'m> {
+    ptr: *mut u8,
+    len: u32,
+    writable: bool,
+    owner: PhantomData<&'m ()>,
+}
+
+// SAFETY: a Slice is an address range kept mapped by the borrow 'm; access is by raw copies and
+// atomics only.
+unsafe impl Send for Slice<'_> {}
+// SAFETY: as above.
+unsafe impl Sync for Slice<'_> {}
+
+macro_rules! word {
+    ($load:ident, $store:ident, $atomic:ty, $int:ty, $bytes:literal) => {
+        #[doc = concat!("Loads the ", stringify!($int), " (native little-endian order) at `offset` with acquire ordering; `None` when it is out of bounds or misaligned.")]
+        #[inline]
+        pub fn $load(&self, offset: usize) -> Option<$int> {
+            let p = self.word_at(offset, $bytes)?;
+            // SAFETY: word_at checked bounds and alignment; the mapping lives for 'm; shared
+            // memory is accessed atomically only.
+            Some(unsafe { <$atomic>::from_ptr(p.cast()) }.load(Ordering::Acquire))
+        }
+
+        #[doc = concat!("Stores a ", stringify!($int), " at `offset` with release ordering; false when it is out of bounds, misaligned or read-only.")]
+        #[inline]
+        pub fn $store(&self, offset: usize, value: $int) -> bool {
+            let Some(p) = self.word_at(offset, $bytes) else { return false };
+            if !self.writable {
+                return false;
+            }
+            // SAFETY: as for the load, and the mapping is writable.
+            unsafe { <$atomic>::from_ptr(p.cast()) }.store(value, Ordering::Release);
+            true
+        }
+    };
+}
+
+impl<'m> Slice<'m> {
+    /// # Safety
+    /// `ptr..ptr + len` must stay mapped readable (and writable when `writable`) for `'m`.
+    #[inline]
+    pub(crate) unsafe fn from_raw(ptr: *mut u8, len: usize, writable: bool) -> Slice<'m> {
+        debug_assert!(u32::try_from(len).is_ok());
+        Slice { ptr, len: len as u32, writable, owner: PhantomData }
+    }
+
+    /// Length in bytes.
+    #[inline]
+    pub fn len(&self) -> usize {
+        self.len as usize
+    }
+
+    /// True when there are no bytes.
+    #[inline]
+    pub fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+
+    /// True when stores and copies into it are allowed.
+    #[inline]
+    pub fn writable(&self) -> bool {
+        self.writable
+    }
+
+    /// The part from `offset`, `len` bytes long; `None` when it does not fit.
+    #[inline]
+    pub fn sub(&self, offset: usize, len: usize) -> Option<Slice<'m>> {
+        if offset.checked_add(len)? > self.len() {
+            return None;
+        }
+        // SAFETY: a part of a window that is valid for 'm.
+        Some(unsafe { Slice::from_raw(self.ptr.add(offset), len, self.writable) })
+    }
+
+    /// Copies `out.len()` bytes from `offset` out of the window; false (and nothing copied) when
+    /// they do not all lie in it.
+    #[inline]
+    pub fn read_at(&self, offset: usize, out: &mut [u8]) -> bool {
+        let Some(part) = self.sub(offset, out.len()) else { return false };
+        // SAFETY: part is mapped for out.len() bytes; out is our own memory and cannot overlap a
+        // mapping that is only reachable through raw pointers.
+        unsafe { ptr::copy_nonoverlapping(part.ptr, out.as_mut_ptr(), out.len()) };
+        true
+    }
+
+    /// Copies `data` to `offset`; false (and nothing copied) when it does not fit or the window
+    /// is read-only.
+    #[inline]
+    pub fn write_at(&self, offset: usize, data: &[u8]) -> bool {
+        let Some(part) = self.sub(offset, data.len()) else { return false };
+        if !self.writable {
+            return false;
+        }
+        // SAFETY: as for read_at, and the mapping is writable.
+        unsafe { ptr::copy_nonoverlapping(data.as_ptr(), part.ptr, data.len()) };
+        true
+    }
+
+    /// Copies as many bytes as both windows hold from `self` to `to`, and returns how many.
+    /// The windows may overlap (two VMs may share memory). Nothing is copied when `to` is
+    /// read-only.
+    #[inline]
+    pub fn copy_to(&self, to: &Slice<'_>) -> usize {
+        if !to.writable {
+            return 0;
+        }
+        let n = self.len().min(to.len());
+        // SAFETY: both are mapped for n bytes; ptr::copy allows overlap.
+        unsafe { ptr::copy(self.ptr, to.ptr, n) };
+        n
+    }
+
+    /// As [`Slice::copy_to`], and forms the big-endian 16-bit ones' complement sum of the bytes
+    /// copied on the way (each byte is read once). Returns the count and the folded sum.
+    pub fn copy_to_sum(&self, to: &Slice<'_>) -> (usize, u16) {
+        if !to.writable {
+            return (0, 0);
+        }
+        let n = self.len().min(to.len());
+        let mut acc = 0u64;
+        let mut at = 0;
+        while at + 8 <= n {
+            // SAFETY: at + 8 <= n, within both windows; unaligned copies of plain integers.
+            let word = unsafe {
+                let word = ptr::read_unaligned(self.ptr.add(at).cast::<u64>());
+                ptr::write_unaligned(to.ptr.add(at).cast::<u64>(), word);
+                word
+            };
+            acc += (word & 0xffff_ffff) + (word >> 32);
+            at += 8;
+        }
+        let mut tail = [0u8; 8];
+        let rest = n - at;
+        if rest > 0 {
+            // SAFETY: the last n - at bytes of both windows; tail is 8 bytes and rest < 8.
+            unsafe {
+                ptr::copy_nonoverlapping(self.ptr.add(at), tail.as_mut_ptr(), rest);
+                ptr::copy_nonoverlapping(tail.as_ptr(), to.ptr.add(at), rest);
+            }
+            let word = u64::from_ne_bytes(tail);
+            acc += (word & 0xffff_ffff) + (word >> 32);
+        }
+        (n, fold_native(acc))
+    }
+
+    /// The folded big-endian sum of the bytes at `offset..offset + len`, 0 when out of bounds.
+    pub fn sum(&self, offset: usize, len: usize) -> u16 {
+        let mut acc = 0u64;
+        let mut chunk = [0u8; 64];
+        let mut at = 0;
+        while at < len {
+            let n = (len - at).min(chunk.len());
+            chunk[n..].fill(0);
+            if !self.read_at(offset + at, &mut chunk[..n]) {
+                return 0;
+            }
+            for w in chunk.chunks_exact(4) {
+                acc += u64::from(u32::from_ne_bytes([w[0], w[1], w[2], w[3]]));
+            }
+            at += n;
+        }
+        fold_native(acc)
+    }
+
+    /// Asks the processor to bring the first cache line near.
+    #[inline]
+    pub fn prefetch(&self) {
+        #[cfg(target_arch = "x86_64")]
+        // SAFETY: prefetch never faults, whatever the address.
+        unsafe {
+            std::arch::x86_64::_mm_prefetch(self.ptr.cast(), std::arch::x86_64::_MM_HINT_T0);
+        }
+    }
+
+    #[inline]
+    fn word_at(&self, offset: usize, bytes: usize) -> Option<*mut u8> {
+        if offset.checked_add(bytes)? > self.len() {
+            return None;
+        }
+        // SAFETY: within the window.
+        let p = unsafe { self.ptr.add(offset) };
+        (p as usize % bytes == 0).then_some(p)
+    }
+
+    word!(load_u8, store_u8, AtomicU8, u8, 1);
+    word!(load_u16, store_u16, AtomicU16, u16, 2);
+    word!(load_u32, store_u32, AtomicU32, u32, 4);
+    word!(load_u64, store_u64, AtomicU64, u64, 8);
+}
+
+/// Folds a sum of native-order 16-bit words (RFC 1071: the sum may be formed in either byte order)
+/// and turns it into big-endian order.
+#[inline]
+fn fold_native(mut acc: u64) -> u16 {
+    while acc > 0xffff {
+        acc = (acc & 0xffff) + (acc >> 16);
+    }
+    u16::from_be_bytes((acc as u16).to_ne_bytes())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::fd::AsFd;
+
+    use proptest::prelude::*;
+
+    use crate::Region;
+
+    fn sum_be(data: &[u8]) -> u16 {
+        let mut acc = 0u64;
+        for p in data.chunks(2) {
+            acc += u64::from(p[0]) << 8 | u64::from(*p.get(1).unwrap_or(&0));
+        }
+        while acc > 0xffff {
+            acc = (acc & 0xffff) + (acc >> 16);
+        }
+        acc as u16
+    }
+
+    proptest! {
+        #[test]
+        fn copies_and_sums_agree(data in proptest::collection::vec(any::<u8>(), 0..300), from in 0usize..9, to in 0usize..9) {
+            let file = tempfile::tempfile().unwrap();
+            file.set_len(4096).unwrap();
+            let region = Region::map(file.as_fd(), 0, 4096, true).unwrap();
+            let src = region.slice(from, data.len()).unwrap();
+            let dst = region.slice(2048 + to, data.len()).unwrap();
+            prop_assert!(src.write_at(0, &data));
+            let (n, sum) = src.copy_to_sum(&dst);
+            let mut out = vec![0; data.len()];
+            prop_assert!(dst.read_at(0, &mut out));
+            prop_assert_eq!(n, data.len());
+            prop_assert_eq!(&out, &data);
+            prop_assert_eq!(sum, sum_be(&data));
+            prop_assert_eq!(src.sum(0, data.len()), sum_be(&data));
+        }
+    }
+
+    #[test]
+    fn bounds_alignment_and_read_only() {
+        let file = tempfile::tempfile().unwrap();
+        file.set_len(4096).unwrap();
+        let region = Region::map(file.as_fd(), 0, 4096, false).unwrap();
+        let slice = region.slice(8, 8).unwrap();
+        assert_eq!(slice.load_u32(4), Some(0));
+        assert_eq!(slice.load_u32(5), None);
+        assert_eq!(slice.load_u64(1), None);
+        assert_eq!(slice.load_u32(usize::MAX), None);
+        assert!(!slice.store_u8(0, 1) && !slice.write_at(0, &[1]));
+        assert!(slice.sub(4, 5).is_none() && region.slice(4096, 1).is_none());
+        assert_eq!(slice.copy_to(&slice), 0);
+    }
+}
