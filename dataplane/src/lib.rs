@@ -1,1 +1,47 @@
-//! placeholder
+//! Ports, bursts, the forwarding decision and the workers that carry it out.
+//!
+//! A worker polls the ingress queues it owns. Each gives a [`Burst`] of frames whose payload still
+//! lies in the sender's memory; the stages admit, resolve and deliver it, and only then does the
+//! sender get its descriptors back.
+//!
+//! ```text
+//!  Ingress::poll --> Burst of 32 --admit--> resolve --> per-destination lists --deliver--> Egress
+//!   (a guest's TX     heads read   port      (VLAN,MAC)   Delivery{frame, tag}    reserve locked,
+//!    ring, an         once         policy    -> ports,                            copy unlocked,
+//!    uplink's RX)                            team->uplink                         publish, notify
+//!        ^                                                                              |
+//!        +----- the sender's descriptors complete after forward() returns <-------------+
+//!
+//!  control thread --> Snapshot (immutable, swapped) --> each worker at the top of its turn
+//!                 <-- Counters (one shard per worker), Grace (a tick per turn)
+//! ```
+//!
+//! Nothing here knows a kind of device: `vnic` and `uplink` implement [`Ingress`] and [`Egress`].
+//!
+//! # LOCKING
+//!
+//! The mutable state that threads share, all of it:
+//!
+//! | state | written by | read by | how |
+//! |---|---|---|---|
+//! | current [`Snapshot`] | control | workers | `ArcSwap`, looked at once per turn |
+//! | [`IngressSlot`] | control, workers | workers | a mutex, taken when the snapshot changes, not per turn |
+//! | [`PortState`] (connected, link, filter) | control (for the device model) | workers | atomics and `ArcSwap` |
+//! | [`Counters`] | one worker per shard | control | relaxed atomics |
+//! | [`Grace`] ticks | one worker each | control | atomics |
+//! | a port's egress ring position | workers | workers | the egress's own short lock; never held over a copy or a system call |
+#![forbid(unsafe_code)]
+
+mod counters;
+mod drops;
+mod emit;
+mod frame;
+mod grace;
+mod ports;
+
+pub use counters::{Counters, PortTotals, Tally};
+pub use drops::DropReason;
+pub use emit::{Caps, MAX_SEGMENTS, Plan};
+pub use frame::{BURST, Burst, Csum, Frame, Gso, HEAD_MAX, MAX_FRAME, MAX_FRAME_SLICES, Offload};
+pub use grace::{Grace, Ticker};
+pub use ports::{Delivery, Egress, Ingress, IngressSlot, Multicast, PortId, PortState, RxFilter, Sink};

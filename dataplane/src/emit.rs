@@ -1,0 +1,365 @@
+//! From one frame of a burst to the frames one port gets: segmentation and checksums inside the copy.
+//!
+//! An egress makes a [`Plan`] for each delivery, reserves room for [`Plan::count`] frames of
+//! [`Plan::len`] bytes, and then lets [`Plan::write`] fill them. What the port's peer can do itself
+//! ([`Caps`]) is left to it; the rest is worked out while the bytes are copied.
+//!
+//! ```text
+//!  plan.write(i, room):   head (snapshot, patched) | payload of segment i (sender's memory)
+//!                              |                          |  one copy, summed on the way
+//!                              v                          v
+//!                         room[0] ...................... room[n]      then the checksum field
+//! ```
+
+use sharedmem::Slice;
+use wire::checksum::{Sum, pseudo_header, sum_be};
+use wire::ip::{TCP, Transport};
+use wire::{MIN_FRAME, TAG_LEN, Tag};
+
+use crate::Delivery;
+use crate::frame::{Burst, Csum, Frame, Gso, HEAD_MAX};
+
+/// Most frames one segmentation may make; a request for more is `bad-offload`.
+pub const MAX_SEGMENTS: usize = 2048;
+
+/// What a port's peer can do by itself.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Caps {
+    /// Fill in L4 checksums.
+    pub csum: bool,
+    /// Take TCP segments longer than the wire's frames, over IPv4 and IPv6.
+    pub tso: bool,
+    /// Take the tag beside the frame; without it the tag is written into the frame.
+    pub tag: bool,
+    /// Pad to the shortest Ethernet frame (60 bytes).
+    pub pad: bool,
+}
+
+/// How one delivery is carried out. Cheap: it copies no payload and no head.
+pub struct Plan<'b, 'm> {
+    frame: &'b Frame,
+    slices: &'b [Slice<'m>],
+    tag: Option<Tag>,
+    inline_tag: bool,
+    segmentation: Option<Segmentation>,
+    fill: Option<(usize, usize)>,
+    pad: bool,
+}
+
+#[derive(Clone, Copy)]
+struct Segmentation {
+    gso: Gso,
+    transport: Transport,
+    count: u32,
+}
+
+impl<'b, 'm> Plan<'b, 'm> {
+    /// Plans `delivery` of a frame of `burst`; `None` when the delivery names no frame of it.
+    #[inline]
+    pub fn new(burst: &'b Burst<'m>, delivery: &Delivery, caps: Caps) -> Option<Plan<'b, 'm>> {
+        let frame = burst.frames().get(usize::from(delivery.frame))?;
+        let offload = frame.offload();
+        let segmentation = match offload.gso {
+            Some(gso) if !caps.tso => Transport::parse(frame.head()).map(|transport| {
+                let payload = frame.len() - usize::from(gso.header);
+                Segmentation { gso, transport, count: payload.div_ceil(usize::from(gso.mss)) as u32 }
+            }),
+            _ => None,
+        };
+        let fill = match offload.csum {
+            Csum::Fill { start, at } if !caps.csum && segmentation.is_none() => {
+                Some((usize::from(start), usize::from(at)))
+            }
+            _ => None,
+        };
+        Some(Plan {
+            frame,
+            slices: burst.slices_of(frame),
+            tag: delivery.tag,
+            inline_tag: delivery.tag.is_some() && !caps.tag,
+            segmentation,
+            fill,
+            pad: caps.pad,
+        })
+    }
+
+    /// Frames the port gets: 1, or the number of segments.
+    #[inline]
+    pub fn count(&self) -> u32 {
+        self.segmentation.map_or(1, |s| s.count)
+    }
+
+    /// Length in bytes of output frame `index`, with an inline tag and padding.
+    #[inline]
+    pub fn len(&self, index: u32) -> usize {
+        let bare = match self.segmentation {
+            None => self.frame.len(),
+            Some(s) => usize::from(s.gso.header) + self.segment(&s, index).1,
+        };
+        let len = bare + if self.inline_tag { TAG_LEN } else { 0 };
+        if self.pad { len.max(MIN_FRAME) } else { len }
+    }
+
+    /// Never: a frame has at least its Ethernet header.
+    pub fn is_empty(&self) -> bool {
+        false
+    }
+
+    /// The frame that is delivered.
+    #[inline]
+    pub fn frame(&self) -> &'b Frame {
+        self.frame
+    }
+
+    /// The tag to hand over beside the frame; `None` when there is none or it is written inline.
+    #[inline]
+    pub fn side_tag(&self) -> Option<Tag> {
+        if self.inline_tag { None } else { self.tag }
+    }
+
+    /// The checksum facts of the output frames: `Good` where this plan fills it in.
+    #[inline]
+    pub fn csum(&self) -> Csum {
+        let shift = if self.inline_tag { TAG_LEN as u16 } else { 0 };
+        match self.frame.offload().csum {
+            Csum::Fill { .. } if self.fill.is_some() || self.segmentation.is_some() => Csum::Good,
+            Csum::Fill { start, at } => Csum::Fill { start: start + shift, at: at + shift },
+            other => other,
+        }
+    }
+
+    /// The segmentation the peer is left to do; offsets as in the output frame.
+    #[inline]
+    pub fn gso(&self) -> Option<Gso> {
+        if self.segmentation.is_some() {
+            return None;
+        }
+        let shift = if self.inline_tag { TAG_LEN as u16 } else { 0 };
+        self.frame.offload().gso.map(|g| Gso { header: g.header + shift, ..g })
+    }
+
+    /// Offset in the frame and length of the payload of segment `index`.
+    #[inline]
+    fn segment(&self, s: &Segmentation, index: u32) -> (usize, usize) {
+        let header = usize::from(s.gso.header);
+        let mss = usize::from(s.gso.mss);
+        let from = header + index as usize * mss;
+        (from, (self.frame.len().saturating_sub(from)).min(mss))
+    }
+
+    /// Writes output frame `index` into `room`, whose pieces must hold [`Plan::len`] bytes; false when
+    /// they do not (what was written is then of no meaning).
+    pub fn write(&self, index: u32, room: &[Slice<'_>]) -> bool {
+        let mut head = [0u8; HEAD_MAX + TAG_LEN];
+        let (head_len, payload, seed) = match self.segmentation {
+            None => {
+                let n = self.frame.head().len();
+                head[..n].copy_from_slice(self.frame.head());
+                (n, (n, self.frame.len() - n), self.fill.map(|(start, at)| (start, at, Sum::new())))
+            }
+            Some(s) => {
+                let n = usize::from(s.gso.header);
+                head[..n].copy_from_slice(&self.frame.head()[..n]);
+                let payload = self.segment(&s, index);
+                let sum = patch_segment(&mut head[..n], &s, index, payload.1, index + 1 == s.count);
+                (n, payload, Some((s.transport.l4, s.transport.l4 + 16, sum)))
+            }
+        };
+        self.copy(&mut head, head_len, payload, seed, room)
+    }
+
+    fn copy(
+        &self,
+        head: &mut [u8; HEAD_MAX + TAG_LEN],
+        head_len: usize,
+        payload: (usize, usize),
+        seed: Option<(usize, usize, Sum)>,
+        room: &[Slice<'_>],
+    ) -> bool {
+        let shift = if self.inline_tag { TAG_LEN } else { 0 };
+        // The sum over the head's part, before a tag moves it.
+        let mut summed = seed;
+        if let Some((start, _, sum)) = &mut summed {
+            sum.add(head.get(*start..head_len).unwrap_or(&[]));
+        }
+        let mut head_len = head_len;
+        if let (true, Some(tag)) = (self.inline_tag, self.tag) {
+            head.copy_within(12..head_len, 12 + TAG_LEN);
+            head[12..16].copy_from_slice(&tag.bytes());
+            head_len += TAG_LEN;
+        }
+        let mut cursor = Cursor { room, at: 0 };
+        if !cursor.put(&head[..head_len]) {
+            return false;
+        }
+        let skip_in_slices = payload.0 + self.frame.skip as usize - self.frame.head().len();
+        let ok = match &mut summed {
+            None => cursor.copy_from(self.slices, skip_in_slices, payload.1),
+            // Bytes before `start` that lie beyond the head are not summed.
+            Some((start, _, sum)) => {
+                let plain = start.saturating_sub(payload.0).min(payload.1);
+                cursor.copy_from(self.slices, skip_in_slices, plain)
+                    && cursor.copy_from_sum(self.slices, skip_in_slices + plain, payload.1 - plain, sum)
+            }
+        };
+        if !ok || !cursor.pad(if self.pad { MIN_FRAME } else { 0 }, head_len + payload.1) {
+            return false;
+        }
+        match summed {
+            // RFC 768: a UDP checksum that comes out as 0 is sent as all ones; in TCP the two are equal.
+            Some((_, at, sum)) => {
+                let value = match sum.finish() {
+                    0 => 0xffff,
+                    v => v,
+                };
+                put_at(room, at + shift, &value.to_be_bytes())
+            }
+            None => true,
+        }
+    }
+}
+
+/// Makes `head` the headers of segment `index`: IP length and identification, TCP sequence and flags.
+/// Returns the sum of the pseudo header; the checksum field is zeroed.
+fn patch_segment(head: &mut [u8], s: &Segmentation, index: u32, payload: usize, last: bool) -> Sum {
+    const FIN_PSH: u8 = 0x09;
+    const CWR: u8 = 0x80;
+    let t = s.transport;
+    let l4_total = (t.l4_len + payload) as u32;
+    if t.v6 {
+        let plen = (t.l4 - t.l3 - 40 + t.l4_len + payload) as u16;
+        head[t.l3 + 4..t.l3 + 6].copy_from_slice(&plen.to_be_bytes());
+    } else {
+        let total = (t.l4 - t.l3 + t.l4_len + payload) as u16;
+        head[t.l3 + 2..t.l3 + 4].copy_from_slice(&total.to_be_bytes());
+        let id = u16::from_be_bytes([head[t.l3 + 4], head[t.l3 + 5]]).wrapping_add(index as u16);
+        head[t.l3 + 4..t.l3 + 6].copy_from_slice(&id.to_be_bytes());
+        head[t.l3 + 10..t.l3 + 12].fill(0);
+        let sum = !sum_be(&head[t.l3..t.l4]);
+        head[t.l3 + 10..t.l3 + 12].copy_from_slice(&sum.to_be_bytes());
+    }
+    let seq_at = t.l4 + 4;
+    let seq = u32::from_be_bytes([head[seq_at], head[seq_at + 1], head[seq_at + 2], head[seq_at + 3]])
+        .wrapping_add(index.wrapping_mul(u32::from(s.gso.mss)));
+    head[seq_at..seq_at + 4].copy_from_slice(&seq.to_be_bytes());
+    if !last {
+        head[t.l4 + 13] &= !FIN_PSH;
+    }
+    if index > 0 {
+        // RFC 3168 section 6.1.2: the window reduction is told once.
+        head[t.l4 + 13] &= !CWR;
+    }
+    head[t.l4 + 16..t.l4 + 18].fill(0);
+    pseudo_header(t.addresses(head), TCP, l4_total)
+}
+
+/// Writes through a list of pieces in order.
+struct Cursor<'r, 'd> {
+    room: &'r [Slice<'d>],
+    at: usize,
+}
+
+impl Cursor<'_, '_> {
+    /// The unwritten rest of the current piece, at most `want` bytes.
+    #[inline]
+    fn rest(&mut self, want: usize) -> Option<Slice<'_>> {
+        loop {
+            let piece = self.room.first()?;
+            let left = piece.len() - self.at;
+            if left > 0 {
+                return piece.sub(self.at, left.min(want));
+            }
+            self.room = &self.room[1..];
+            self.at = 0;
+        }
+    }
+
+    fn put(&mut self, mut data: &[u8]) -> bool {
+        while !data.is_empty() {
+            let Some(to) = self.rest(data.len()) else { return false };
+            let n = to.len();
+            if !to.write_at(0, &data[..n]) {
+                return false;
+            }
+            self.at += n;
+            data = &data[n..];
+        }
+        true
+    }
+
+    fn pad(&mut self, min: usize, written: usize) -> bool {
+        written >= min || self.put(&[0; MIN_FRAME][..min - written])
+    }
+
+    #[inline]
+    fn copy_from(&mut self, from: &[Slice<'_>], skip: usize, len: usize) -> bool {
+        self.each(from, skip, len, |from, to| from.copy_to(to))
+    }
+
+    fn copy_from_sum(&mut self, from: &[Slice<'_>], skip: usize, len: usize, sum: &mut Sum) -> bool {
+        self.each(from, skip, len, |from, to| {
+            let (n, part) = from.copy_to_sum(to);
+            sum.add_folded(part, n);
+            n
+        })
+    }
+
+    #[inline]
+    fn each(
+        &mut self,
+        from: &[Slice<'_>],
+        mut skip: usize,
+        mut len: usize,
+        mut copy: impl FnMut(&Slice<'_>, &Slice<'_>) -> usize,
+    ) -> bool {
+        for piece in from {
+            if len == 0 {
+                break;
+            }
+            if skip >= piece.len() {
+                skip -= piece.len();
+                continue;
+            }
+            let mut at = skip;
+            skip = 0;
+            while at < piece.len() && len > 0 {
+                let want = (piece.len() - at).min(len);
+                let Some(to) = self.rest(want) else { return false };
+                let Some(part) = piece.sub(at, to.len()) else { return false };
+                let n = copy(&part, &to);
+                if n == 0 {
+                    return false;
+                }
+                self.at += n;
+                at += n;
+                len -= n;
+            }
+        }
+        len == 0
+    }
+}
+
+/// Writes `data` at offset `at` of the frame that lies in `room`.
+fn put_at(room: &[Slice<'_>], mut at: usize, data: &[u8]) -> bool {
+    let mut data = data;
+    for piece in room {
+        if data.is_empty() {
+            break;
+        }
+        if at >= piece.len() {
+            at -= piece.len();
+            continue;
+        }
+        let n = data.len().min(piece.len() - at);
+        if !piece.write_at(at, &data[..n]) {
+            return false;
+        }
+        data = &data[n..];
+        at = 0;
+    }
+    data.is_empty()
+}
+
+#[cfg(test)]
+#[path = "emit_tests.rs"]
+mod tests;

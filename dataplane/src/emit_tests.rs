@@ -1,0 +1,218 @@
+//! Plans against etherparse: what comes out is a valid packet with the payload in order.
+
+use std::os::fd::AsFd;
+use std::sync::Arc;
+
+use etherparse::{PacketBuilder, SlicedPacket, TransportSlice};
+use proptest::prelude::*;
+use sharedmem::{Region, Slice};
+use wire::Tag;
+
+use super::*;
+use crate::frame::Offload;
+use crate::{BURST, DropReason};
+
+struct Memory(Arc<Region>);
+
+impl Memory {
+    fn new() -> Memory {
+        let file = tempfile::tempfile().unwrap();
+        file.set_len(1 << 20).unwrap();
+        Memory(Region::map(file.as_fd(), 0, 1 << 20, true).unwrap())
+    }
+
+    /// `frame` cut at `cuts` into pieces that lie apart in memory.
+    fn scatter(&self, frame: &[u8], cuts: &[usize]) -> Vec<Slice<'_>> {
+        let mut cuts: Vec<usize> = cuts.iter().map(|c| c % (frame.len() + 1)).collect();
+        cuts.extend([0, frame.len()]);
+        cuts.sort_unstable();
+        let mut at = 0;
+        cuts.windows(2)
+            .map(|w| {
+                let part = &frame[w[0]..w[1]];
+                let slice = self.0.slice(at, part.len()).unwrap();
+                assert!(slice.write_at(0, part));
+                at += part.len() + 13;
+                slice
+            })
+            .collect()
+    }
+
+    fn room(&self, len: usize, first: usize) -> Vec<Slice<'_>> {
+        let first = first.min(len);
+        vec![self.0.slice(1 << 19, first).unwrap(), self.0.slice((1 << 19) + 70_001, len - first).unwrap()]
+    }
+}
+
+fn read(room: &[Slice<'_>]) -> Vec<u8> {
+    let mut out = Vec::new();
+    for piece in room {
+        let mut part = vec![0; piece.len()];
+        assert!(piece.read_at(0, &mut part));
+        out.extend(part);
+    }
+    out
+}
+
+fn tcp(v6: bool, payload: &[u8]) -> Vec<u8> {
+    let eth = PacketBuilder::ethernet2([2, 0, 0, 0, 0, 1], [2, 0, 0, 0, 0, 2]);
+    let mut out = Vec::new();
+    match v6 {
+        false => eth
+            .ipv4([10, 0, 0, 1], [10, 0, 0, 2], 64)
+            .tcp(1, 2, 0xffff_fff0, 9000)
+            .psh()
+            .fin()
+            .ack(7)
+            .write(&mut out, payload)
+            .unwrap(),
+        true => eth
+            .ipv6([1; 16], [2; 16], 64)
+            .tcp(1, 2, 0xffff_fff0, 9000)
+            .psh()
+            .fin()
+            .ack(7)
+            .write(&mut out, payload)
+            .unwrap(),
+    }
+    out
+}
+
+/// The TCP checksum is right, by etherparse's own sum.
+fn assert_tcp_valid(frame: &[u8]) -> Vec<u8> {
+    let packet = SlicedPacket::from_ethernet(frame).unwrap();
+    let Some(TransportSlice::Tcp(slice)) = packet.transport else { panic!("not TCP") };
+    let header = slice.to_header();
+    let want = match packet.net.unwrap() {
+        etherparse::NetSlice::Ipv4(ip) => {
+            assert_eq!(ip.header().header_checksum(), ip.header().to_header().calc_header_checksum());
+            header.calc_checksum_ipv4(&ip.header().to_header(), slice.payload()).unwrap()
+        }
+        etherparse::NetSlice::Ipv6(ip) => header.calc_checksum_ipv6(&ip.header().to_header(), slice.payload()).unwrap(),
+        _ => panic!("not IP"),
+    };
+    assert_eq!(slice.checksum(), want);
+    slice.payload().to_vec()
+}
+
+proptest! {
+    #[test]
+    fn segmentation_makes_valid_packets(v6: bool, len in 1usize..20_000, mss in 64u16..9000, cuts in proptest::collection::vec(0usize..20_000, 0..6), first in 0usize..9000, tagged: bool, in_band: bool) {
+        let payload: Vec<u8> = (0..len).map(|i| (i * 7 + i / 251) as u8).collect();
+        let mut bytes = tcp(v6, &payload);
+        let header = bytes.len() - len;
+        let extra = if in_band { 4 } else { 0 };
+        if in_band {
+            bytes.splice(12..12, Tag::new(9, 2).bytes());
+        }
+        let memory = Memory::new();
+        let pieces = memory.scatter(&bytes, &cuts);
+        let mut burst = Burst::new();
+        burst.push(&pieces, None, Offload { csum: Csum::AsIs, gso: Some(Gso { mss, header: (header + extra) as u16 }) });
+        prop_assert_eq!(burst.frames().len(), 1);
+        prop_assert_eq!(burst.frames()[0].tag(), in_band.then(|| Tag::new(9, 2)));
+        let delivery = Delivery { frame: 0, tag: tagged.then(|| Tag::new(10, 3)) };
+        let plan = Plan::new(&burst, &delivery, Caps { pad: true, ..Caps::default() }).unwrap();
+        prop_assert_eq!(plan.count() as usize, len.div_ceil(usize::from(mss)));
+        let mut got = Vec::new();
+        for i in 0..plan.count() {
+            let room = memory.room(plan.len(i), first);
+            prop_assert!(plan.write(i, &room));
+            let mut frame = read(&room);
+            if tagged {
+                prop_assert_eq!(&frame[12..16], &Tag::new(10, 3).bytes()[..]);
+                frame.drain(12..16);
+            }
+            let part = assert_tcp_valid(&frame);
+            let flags = frame[if v6 { 54 } else { 34 } + 13];
+            prop_assert_eq!(flags & 9 == 9, i + 1 == plan.count());
+            let seq = u32::from_be_bytes(frame[if v6 { 58 } else { 38 }..][..4].try_into().unwrap());
+            prop_assert_eq!(seq, 0xffff_fff0u32.wrapping_add(got.len() as u32));
+            got.extend(part);
+        }
+        prop_assert_eq!(got, payload);
+    }
+
+    #[test]
+    fn checksums_are_filled_in_the_copy(v6: bool, len in 0usize..3000, cuts in proptest::collection::vec(0usize..3000, 0..6), first in 0usize..200) {
+        let payload: Vec<u8> = (0..len).map(|i| (i * 31) as u8).collect();
+        let whole = tcp(v6, &payload);
+        let l4 = if v6 { 54 } else { 34 };
+        let mut bytes = whole.clone();
+        let t = Transport::parse(&bytes).unwrap();
+        let pseudo = pseudo_header(t.addresses(&bytes), TCP, (bytes.len() - l4) as u32).folded();
+        bytes[l4 + 16..l4 + 18].copy_from_slice(&pseudo.to_be_bytes());
+        let memory = Memory::new();
+        let mut burst = Burst::new();
+        burst.push(&memory.scatter(&bytes, &cuts), None, Offload { csum: Csum::Fill { start: l4 as u16, at: (l4 + 16) as u16 }, gso: None });
+        let plan = Plan::new(&burst, &Delivery { frame: 0, tag: None }, Caps::default()).unwrap();
+        let room = memory.room(plan.len(0), first);
+        prop_assert!(plan.write(0, &room));
+        prop_assert_eq!(read(&room), whole);
+        prop_assert_eq!(plan.csum(), Csum::Good);
+    }
+
+    /// Whatever a guest asks for, the frame is taken or named, and writing stays in bounds.
+    #[test]
+    fn hostile_requests_are_named(bytes in proptest::collection::vec(any::<u8>(), 0..400), start: u16, at: u16, mss: u16, header: u16, gso: bool, cuts in proptest::collection::vec(0usize..400, 0..4)) {
+        let memory = Memory::new();
+        let mut burst = Burst::new();
+        burst.push(&memory.scatter(&bytes, &cuts), None, Offload { csum: Csum::Fill { start, at }, gso: gso.then_some(Gso { mss, header }) });
+        prop_assert_eq!(burst.harvested(), 1);
+        if let Some(plan) = Plan::new(&burst, &Delivery { frame: 0, tag: Some(Tag::new(1, 0)) }, Caps { pad: true, ..Caps::default() }) {
+            for i in 0..plan.count() {
+                prop_assert!(plan.write(i, &memory.room(plan.len(i), 100)));
+                prop_assert!(!plan.write(i, &memory.room(plan.len(i) - 1, 100)));
+            }
+        }
+    }
+}
+
+#[test]
+fn short_frames_are_padded_and_runts_named() {
+    let memory = Memory::new();
+    let mut burst = Burst::new();
+    burst.push(&memory.scatter(&[2; 20], &[]), None, Offload::default());
+    burst.push(&memory.scatter(&[2; 13], &[]), None, Offload::default());
+    assert_eq!(burst.rejected(), &[(DropReason::Runt, 13)]);
+    let plan = Plan::new(&burst, &Delivery { frame: 0, tag: None }, Caps { pad: true, ..Caps::default() }).unwrap();
+    let room = memory.room(60, 30);
+    assert!(plan.write(0, &room));
+    assert_eq!(read(&room), [&[2; 20][..], &[0; 40][..]].concat());
+}
+
+#[test]
+fn what_the_peer_can_do_is_left_to_it() {
+    let memory = Memory::new();
+    let bytes = tcp(false, &[1; 5000]);
+    let mut burst = Burst::new();
+    burst.push(
+        &memory.scatter(&bytes, &[]),
+        None,
+        Offload { csum: Csum::AsIs, gso: Some(Gso { mss: 1448, header: 54 }) },
+    );
+    let delivery = Delivery { frame: 0, tag: Some(Tag::new(10, 0)) };
+    let plan = Plan::new(&burst, &delivery, Caps { csum: true, tso: true, tag: false, pad: true }).unwrap();
+    assert_eq!((plan.count(), plan.len(0)), (1, bytes.len() + 4));
+    assert_eq!(plan.gso(), Some(Gso { mss: 1448, header: 58 }));
+    assert_eq!(plan.csum(), Csum::Fill { start: 38, at: 54 });
+    let room = memory.room(plan.len(0), 100);
+    assert!(plan.write(0, &room));
+    let got = read(&room);
+    assert!(got[16..54] == bytes[12..50] && got[56..] == bytes[52..], "all but the checksum field as sent");
+    let pseudo = pseudo_header(&bytes[26..34], TCP, (bytes.len() - 34) as u32).folded();
+    assert_eq!(got[54..56], pseudo.to_be_bytes(), "which holds the pseudo header's sum, with the length");
+}
+
+#[test]
+fn a_full_burst_says_so() {
+    let memory = Memory::new();
+    let mut burst = Burst::new();
+    let pieces = memory.scatter(&[2; 64], &[1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17, 18, 19]);
+    let mut n = 0;
+    while burst.has_room() {
+        burst.push(&pieces, None, Offload::default());
+        n += 1;
+    }
+    assert!(n < BURST && burst.frames().len() == n);
+}

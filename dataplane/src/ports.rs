@@ -1,0 +1,245 @@
+//! What a port is to the switch: a queue to poll, a place to deliver to, and some state.
+
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use arc_swap::ArcSwap;
+use wire::{Mac, Tag};
+
+use crate::{Burst, Tally};
+
+/// A port's number, its index in the snapshot; stable while the port exists.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct PortId(pub u16);
+
+/// Takes what a port harvested. The frames' memory is the sender's again when `forward` returns.
+pub trait Sink {
+    /// Forwards every frame of the burst and accounts for it.
+    fn forward(&mut self, burst: &Burst<'_>);
+}
+
+/// One queue of a port, towards the switch. Owned by one worker at a time.
+pub trait Ingress: Send {
+    /// Looks at the ring once: harvests at most one burst, passes it to `sink`, and then releases the
+    /// descriptors to the sender and notifies it if it asked for that. Also does the queue's
+    /// housekeeping that no message announces (an interrupt mask that was lifted). Returns the
+    /// number of frames taken, 0 when there was nothing to do.
+    fn poll(&mut self, sink: &mut dyn Sink) -> usize;
+}
+
+/// One frame of a burst on its way to one port.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Delivery {
+    /// Index into the burst's frames.
+    pub frame: u8,
+    /// The tag the receiver is to see.
+    pub tag: Option<Tag>,
+}
+
+/// A port as a destination. Any worker may call it at any time.
+pub trait Egress: Send + Sync {
+    /// Copies each listed frame into the port and notifies its peer at most once. Every listed frame
+    /// is told to `tally`: as delivered, with the bytes written, or as dropped with a reason.
+    /// Frames of one call keep their order.
+    ///
+    /// An implementation takes its lock only to reserve slots, copies without it, publishes, and
+    /// makes no system call under it. It must not touch guest memory after a [`crate::Grace`] period that
+    /// began when the port was taken out of use.
+    fn deliver(&self, burst: &Burst<'_>, list: &[Delivery], tally: &mut Tally);
+}
+
+/// Which group addresses a guest asked for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Multicast {
+    /// These addresses (vmxnet3).
+    List(Vec<Mac>),
+    /// Those whose CRC-32 has its top six bits at a set bit (PCnet's logical address filter).
+    Hash(u64),
+}
+
+/// What a guest's card was told to receive.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RxFilter {
+    /// The address the guest programmed; `None` while it has programmed none.
+    pub mac: Option<Mac>,
+    /// Frames to its own address.
+    pub unicast: bool,
+    /// Frames to ff:ff:ff:ff:ff:ff.
+    pub broadcast: bool,
+    /// Every group frame.
+    pub all_multicast: bool,
+    /// Every frame, if the port group's policy allows it.
+    pub promiscuous: bool,
+    /// Group addresses.
+    pub multicast: Multicast,
+    /// When set, tagged frames only of these VLANs (a bit per VLAN identifier).
+    pub vlans: Option<Box<[u64; 64]>>,
+}
+
+impl RxFilter {
+    /// A filter that takes nothing: a card before its driver starts it.
+    pub fn closed() -> RxFilter {
+        RxFilter {
+            mac: None,
+            unicast: false,
+            broadcast: false,
+            all_multicast: false,
+            promiscuous: false,
+            multicast: Multicast::List(Vec::new()),
+            vlans: None,
+        }
+    }
+
+    /// True when the filter lets a frame to group address `dst` in.
+    pub fn wants_group(&self, dst: Mac) -> bool {
+        if dst.is_broadcast() {
+            return self.broadcast;
+        }
+        self.all_multicast
+            || match &self.multicast {
+                Multicast::List(list) => list.contains(&dst),
+                Multicast::Hash(bits) => bits >> ladrf_bit(dst) & 1 == 1,
+            }
+    }
+
+    /// True when a frame the guest would see with `tag` passes the VLAN filter.
+    pub fn wants_tag(&self, tag: Option<Tag>) -> bool {
+        match (&self.vlans, tag) {
+            (Some(bits), Some(tag)) => bits[usize::from(tag.vid() >> 6)] >> (tag.vid() & 63) & 1 == 1,
+            _ => true,
+        }
+    }
+}
+
+/// The bit of PCnet's 64-bit logical address filter for `mac`: the top six bits of its CRC-32
+/// (Am79C970A data sheet, "Logical Address Filter"; Ethernet's polynomial, least significant bit first).
+pub fn ladrf_bit(mac: Mac) -> u32 {
+    let mut crc = u32::MAX;
+    for byte in mac.0 {
+        crc ^= u32::from(byte);
+        for _ in 0..8 {
+            crc = (crc >> 1) ^ (0xedb8_8320 & (crc & 1).wrapping_neg());
+        }
+    }
+    crc >> 26
+}
+
+/// What the device model knows and the stages must: written by the control thread, read by workers.
+#[derive(Debug)]
+pub struct PortState {
+    connected: AtomicBool,
+    link_up: AtomicBool,
+    filter: ArcSwap<RxFilter>,
+}
+
+impl Default for PortState {
+    fn default() -> Self {
+        PortState::new()
+    }
+}
+
+impl PortState {
+    /// Not connected, link up, nothing received.
+    pub fn new() -> PortState {
+        PortState {
+            connected: AtomicBool::new(false),
+            link_up: AtomicBool::new(true),
+            filter: ArcSwap::from_pointee(RxFilter::closed()),
+        }
+    }
+
+    /// True while a VMM is on the port's socket (a vNIC) or the interface exists (an uplink).
+    pub fn connected(&self) -> bool {
+        self.connected.load(Ordering::Acquire)
+    }
+
+    /// Says whether a peer is there.
+    pub fn set_connected(&self, connected: bool) {
+        self.connected.store(connected, Ordering::Release);
+    }
+
+    /// True while the port's link is up: what the guest is told, or what the interface reports.
+    pub fn link_up(&self) -> bool {
+        self.link_up.load(Ordering::Acquire)
+    }
+
+    /// Sets the link's state.
+    pub fn set_link_up(&self, up: bool) {
+        self.link_up.store(up, Ordering::Release);
+    }
+
+    /// The receive filter in force.
+    #[inline]
+    pub fn filter(&self) -> arc_swap::Guard<std::sync::Arc<RxFilter>> {
+        self.filter.load()
+    }
+
+    /// Replaces the receive filter.
+    pub fn set_filter(&self, filter: RxFilter) {
+        self.filter.store(std::sync::Arc::new(filter));
+    }
+}
+
+/// Where an ingress queue waits for the worker that is to poll it, and where it is put back when
+/// another is to take over.
+pub struct IngressSlot(Mutex<Option<Box<dyn Ingress>>>);
+
+impl IngressSlot {
+    /// A slot with the queue in it.
+    pub fn new(queue: Box<dyn Ingress>) -> IngressSlot {
+        IngressSlot(Mutex::new(Some(queue)))
+    }
+
+    /// Takes the queue, if nobody has it.
+    pub fn take(&self) -> Option<Box<dyn Ingress>> {
+        self.0.lock().ok()?.take()
+    }
+
+    /// Puts the queue back for the next owner.
+    pub fn put_back(&self, queue: Box<dyn Ingress>) {
+        if let Ok(mut slot) = self.0.lock() {
+            *slot = Some(queue);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn logical_address_filter_bits() {
+        // The data sheet's rule applied by hand to well-known addresses; Linux's ether_crc_le >> 26 gives the same.
+        assert_eq!(
+            ladrf_bit(Mac([0x01, 0x00, 0x5e, 0x00, 0x00, 0x01])),
+            crc_reference(&[0x01, 0x00, 0x5e, 0x00, 0x00, 0x01]) >> 26
+        );
+        let filter =
+            RxFilter { multicast: Multicast::Hash(1 << ladrf_bit(Mac([1, 0, 0x5e, 0, 0, 1]))), ..RxFilter::closed() };
+        assert!(filter.wants_group(Mac([1, 0, 0x5e, 0, 0, 1])));
+        assert!(!filter.wants_group(Mac([1, 0, 0x5e, 0, 0, 2])));
+        assert!(!filter.wants_group(Mac::BROADCAST), "broadcast has its own switch");
+    }
+
+    /// CRC-32 by polynomial division over the reflected bits, written apart from the code under test.
+    fn crc_reference(data: &[u8]) -> u32 {
+        let mut register = u32::MAX;
+        for bit in data.iter().flat_map(|b| (0..8).map(move |i| u32::from(b >> i & 1))) {
+            let feedback = (register & 1) ^ bit;
+            register >>= 1;
+            if feedback == 1 {
+                register ^= 0xedb8_8320;
+            }
+        }
+        register
+    }
+
+    #[test]
+    fn vlan_filter_applies_to_tagged_frames_only() {
+        let mut bits = Box::new([0u64; 64]);
+        bits[1] = 1 << 36;
+        let filter = RxFilter { vlans: Some(bits), ..RxFilter::closed() };
+        assert!(filter.wants_tag(None) && filter.wants_tag(Some(Tag::new(100, 0))));
+        assert!(!filter.wants_tag(Some(Tag::new(101, 0))));
+    }
+}
