@@ -32,16 +32,24 @@
 //! | a port's egress ring position | workers | workers | the egress's own short lock; never held over a copy or a system call |
 #![forbid(unsafe_code)]
 
+mod admit;
 mod counters;
 mod drops;
 mod emit;
+mod forward;
 mod frame;
 mod grace;
+mod lists;
 mod ports;
+mod resolve;
+mod snapshot;
+mod worker;
 
 pub use counters::{Counters, PortTotals, Tally};
 pub use drops::DropReason;
 pub use emit::{Caps, MAX_SEGMENTS, Plan};
 pub use frame::{BURST, Burst, Csum, Frame, Gso, HEAD_MAX, MAX_FRAME, MAX_FRAME_SLICES, Offload};
 pub use grace::{Grace, Ticker};
-pub use ports::{Delivery, Egress, Ingress, IngressSlot, Multicast, PortId, PortState, RxFilter, Sink};
+pub use ports::{Delivery, Egress, Ingress, IngressSlot, Multicast, PortId, PortState, RxFilter, Sink, UnicastFilter};
+pub use snapshot::{PortEntry, Role, Snapshot, UplinkRole, VnicRole};
+pub use worker::{Idle, LONGEST_NAP, SPIN, Workers};

@@ -1,7 +1,7 @@
 //! What a port is to the switch: a queue to poll, a place to deliver to, and some state.
 
 use std::sync::Mutex;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use arc_swap::ArcSwap;
 use wire::{Mac, Tag};
@@ -130,6 +130,42 @@ pub struct PortState {
     connected: AtomicBool,
     link_up: AtomicBool,
     filter: ArcSwap<RxFilter>,
+    /// The parts of the filter that unicast frames need, in one word: see [`PortState::unicast`].
+    unicast: AtomicU64,
+}
+
+const UNICAST_ON: u64 = 1 << 48;
+const UNICAST_HAS_MAC: u64 = 1 << 49;
+const UNICAST_PROMISCUOUS: u64 = 1 << 50;
+
+/// What a port's filter says of unicast frames; one load.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct UnicastFilter(u64);
+
+impl UnicastFilter {
+    /// True while the guest's driver takes frames to its address.
+    #[inline]
+    pub fn on(self) -> bool {
+        self.0 & UNICAST_ON != 0
+    }
+
+    /// True while the guest's driver has started the card with an address.
+    #[inline]
+    pub fn started(self) -> bool {
+        self.0 & UNICAST_HAS_MAC != 0
+    }
+
+    /// True while the guest asks for every frame.
+    #[inline]
+    pub fn promiscuous(self) -> bool {
+        self.0 & UNICAST_PROMISCUOUS != 0
+    }
+
+    /// True when the address the guest programmed is `mac`.
+    #[inline]
+    pub fn is_mac(self, mac: Mac) -> bool {
+        self.started() && self.0 & 0xffff_ffff_ffff == mac.as_u64()
+    }
 }
 
 impl Default for PortState {
@@ -145,6 +181,7 @@ impl PortState {
             connected: AtomicBool::new(false),
             link_up: AtomicBool::new(true),
             filter: ArcSwap::from_pointee(RxFilter::closed()),
+            unicast: AtomicU64::new(0),
         }
     }
 
@@ -176,7 +213,18 @@ impl PortState {
 
     /// Replaces the receive filter.
     pub fn set_filter(&self, filter: RxFilter) {
+        let mut word = filter.mac.map_or(0, |mac| mac.as_u64() | UNICAST_HAS_MAC);
+        for (flag, bit) in [(filter.unicast, UNICAST_ON), (filter.promiscuous, UNICAST_PROMISCUOUS)] {
+            word |= if flag { bit } else { 0 };
+        }
         self.filter.store(std::sync::Arc::new(filter));
+        self.unicast.store(word, Ordering::Release);
+    }
+
+    /// What the filter says of unicast frames.
+    #[inline]
+    pub fn unicast(&self) -> UnicastFilter {
+        UnicastFilter(self.unicast.load(Ordering::Acquire))
     }
 }
 

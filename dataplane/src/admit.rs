@@ -1,0 +1,53 @@
+//! First stage: may this frame enter, and into which VLAN?
+
+use wire::{Mac, Tag};
+
+use crate::snapshot::{PortEntry, Role, Snapshot, UplinkRole, VnicRole};
+use crate::{DropReason, Frame};
+
+/// The domain (VLAN and priority) of a frame that came in by `port`.
+#[inline]
+pub(crate) fn admit(snapshot: &Snapshot, port: &PortEntry, frame: &Frame) -> Result<Tag, DropReason> {
+    let longest = match frame.offload().gso {
+        Some(gso) => usize::from(gso.header) + usize::from(gso.mss),
+        None => frame.len(),
+    };
+    if longest > snapshot.max_frame() {
+        return Err(DropReason::Oversize);
+    }
+    match &port.role {
+        Role::Vnic(vnic) => admit_vnic(port, vnic, frame),
+        Role::Uplink(uplink) => admit_uplink(snapshot, *uplink, frame),
+    }
+}
+
+fn admit_vnic(port: &PortEntry, vnic: &VnicRole, frame: &Frame) -> Result<Tag, DropReason> {
+    if !port.state.link_up() {
+        return Err(DropReason::PortBlocked);
+    }
+    let domain = vnic.policy.admit(frame.tag()).map_err(|_| DropReason::VlanMismatch)?;
+    let policy = &vnic.policy;
+    if !policy.security.forged_transmits && frame.src() != policy.mac {
+        // With mac_changes a guest's own choice of address counts as its own.
+        let chosen = policy.security.mac_changes && port.state.unicast().is_mac(frame.src());
+        if !chosen {
+            return Err(DropReason::ForgedTransmit);
+        }
+    }
+    if frame.dst() == Mac::BPDU {
+        return Err(DropReason::Bpdu);
+    }
+    Ok(domain)
+}
+
+fn admit_uplink(snapshot: &Snapshot, uplink: UplinkRole, frame: &Frame) -> Result<Tag, DropReason> {
+    if !uplink.used {
+        return Err(DropReason::UplinkUnused);
+    }
+    let domain = frame.tag().unwrap_or(Tag(0));
+    // One of our own guests' frames, flooded back in by the physical switch: every local port had it.
+    if snapshot.lookup(domain.vid(), frame.src()).is_some() {
+        return Err(DropReason::Reflected);
+    }
+    Ok(domain)
+}

@@ -1,0 +1,73 @@
+//! Per-destination lists: what a burst brings each port, in order.
+
+use arrayvec::ArrayVec;
+
+use crate::{BURST, Delivery, DropReason, PortId, Tally};
+
+/// One list per port, reused from burst to burst; only touched ones are looked at.
+#[derive(Default)]
+pub(crate) struct Lists {
+    ports: Vec<Destination>,
+    touched: Vec<PortId>,
+}
+
+#[derive(Default)]
+struct Destination {
+    deliveries: ArrayVec<Delivery, BURST>,
+    tally: Tally,
+    touched: bool,
+}
+
+impl Lists {
+    /// Makes room for ports 0..limit. The only place that allocates; called when the snapshot changes.
+    pub(crate) fn resize(&mut self, limit: usize) {
+        self.ports.resize_with(limit, Destination::default);
+        self.touched.reserve(limit);
+    }
+
+    #[inline]
+    fn touch(&mut self, port: PortId) -> Option<&mut Destination> {
+        let destination = self.ports.get_mut(usize::from(port.0))?;
+        if !destination.touched {
+            destination.touched = true;
+            self.touched.push(port);
+        }
+        Some(destination)
+    }
+
+    /// Adds a delivery. A burst has at most as many frames as a list has places.
+    #[inline]
+    pub(crate) fn put(&mut self, port: PortId, delivery: Delivery) {
+        if let Some(d) = self.touch(port)
+            && d.deliveries.try_push(delivery).is_err()
+        {
+            d.tally.dropped(DropReason::RingFull);
+        }
+    }
+
+    /// Counts a frame that the port refuses before it is even offered to its ring.
+    pub(crate) fn refuse(&mut self, port: PortId, reason: DropReason) {
+        if let Some(d) = self.touch(port) {
+            d.tally.dropped(reason);
+        }
+    }
+
+    /// True when frame `index` is on the port's list.
+    pub(crate) fn has(&self, port: PortId, index: u8) -> bool {
+        self.ports.get(usize::from(port.0)).is_some_and(|d| d.deliveries.iter().any(|x| x.frame == index))
+    }
+
+    /// Hands each touched port's list and tally to `each`, in the order they were first touched, and
+    /// empties them.
+    #[inline]
+    pub(crate) fn drain(&mut self, mut each: impl FnMut(PortId, &[Delivery], &mut Tally)) {
+        for port in self.touched.drain(..) {
+            if let Some(d) = self.ports.get_mut(usize::from(port.0)) {
+                each(port, &d.deliveries, &mut d.tally);
+                d.deliveries.clear();
+                d.tally = Tally::new();
+                d.touched = false;
+            }
+        }
+    }
+}

@@ -1,0 +1,147 @@
+//! Second stage: which ports get this frame? The rules are those of an ESX vSwitch: a static table, no
+//! flooding, never from uplink to uplink, never back to the sender.
+
+use wire::{Mac, Tag};
+
+use crate::lists::Lists;
+use crate::snapshot::{PortEntry, Role, Snapshot, VnicRole};
+use crate::{Delivery, DropReason, Frame};
+
+/// Puts the frame with index `index` on the list of each port that gets it. Returns how many that
+/// were (refusals at the receiving port included), or why there is none.
+#[inline]
+pub(crate) fn resolve(
+    snapshot: &Snapshot,
+    from: &PortEntry,
+    index: u8,
+    frame: &Frame,
+    domain: Tag,
+    lists: &mut Lists,
+) -> Result<u32, DropReason> {
+    let mut out = Out { from, index, domain, lists, count: 0 };
+    let dst = frame.dst();
+    let verdict = if dst.is_group() { out.group(snapshot, dst) } else { out.unicast(snapshot, dst) };
+    if snapshot.has_taps() {
+        out.taps(snapshot, dst);
+    }
+    if out.count > 0 { Ok(out.count) } else { Err(verdict.err().unwrap_or(DropReason::NoMatch)) }
+}
+
+struct Out<'a> {
+    from: &'a PortEntry,
+    index: u8,
+    domain: Tag,
+    lists: &'a mut Lists,
+    count: u32,
+}
+
+impl Out<'_> {
+    fn unicast(&mut self, snapshot: &Snapshot, dst: Mac) -> Result<(), DropReason> {
+        match snapshot.lookup(self.domain.vid(), dst) {
+            Some(to) if to.id == self.from.id => Err(DropReason::NoMatch),
+            Some(to) => {
+                self.to_owner(to, dst);
+                Ok(())
+            }
+            None => self.uplink(snapshot),
+        }
+    }
+
+    /// To the port that has the address, unless its guest does not take it: that is the receiving
+    /// port's drop.
+    #[inline]
+    fn to_owner(&mut self, to: &PortEntry, dst: Mac) {
+        let Some(vnic) = to.vnic() else { return };
+        let filter = to.state.unicast();
+        let refusal = if !filter.started() {
+            Some(DropReason::NotConnected)
+        } else if !address_stands(to, vnic) {
+            Some(DropReason::MacChanged)
+        } else if !filter.on() || !filter.is_mac(dst) {
+            Some(DropReason::Filtered)
+        } else {
+            None
+        };
+        let tag = vnic.policy.egress_tag(self.domain);
+        match refusal {
+            Some(reason) => self.refuse(to, reason),
+            None if tag.is_some() && !to.state.filter().wants_tag(tag) => self.refuse(to, DropReason::Filtered),
+            None => self.put(to, tag),
+        }
+    }
+
+    fn group(&mut self, snapshot: &Snapshot, dst: Mac) -> Result<(), DropReason> {
+        let mut reason = DropReason::NoMatch;
+        for (to, vnic) in snapshot.members(self.domain.vid()) {
+            if to.id == self.from.id {
+                continue;
+            }
+            let tag = vnic.policy.egress_tag(self.domain);
+            let filter = to.state.filter();
+            if !filter.wants_group(dst) || !filter.wants_tag(tag) || !address_stands(to, vnic) {
+                continue;
+            }
+            if !self.designated(vnic) {
+                reason = DropReason::NotDesignated;
+                continue;
+            }
+            self.put(to, tag);
+        }
+        match self.uplink(snapshot) {
+            Err(DropReason::NoMatch) => Err(reason),
+            other => other,
+        }
+    }
+
+    /// Group frames come in once per uplink; a port takes the copy of the uplink it sends by.
+    fn designated(&self, vnic: &VnicRole) -> bool {
+        match self.from.role {
+            Role::Uplink(_) => vnic.uplink == Some(self.from.id),
+            Role::Vnic(_) => true,
+        }
+    }
+
+    /// A guest's frame for outside leaves by its port's uplink; one that came in by an uplink never
+    /// leaves by another.
+    fn uplink(&mut self, snapshot: &Snapshot) -> Result<(), DropReason> {
+        let Role::Vnic(vnic) = &self.from.role else { return Err(DropReason::NoMatch) };
+        match vnic.uplink.and_then(|id| snapshot.port(id)) {
+            Some(uplink) => {
+                let tag = (self.domain.vid() != 0).then_some(self.domain);
+                self.put(uplink, tag);
+                Ok(())
+            }
+            None if vnic.has_uplinks => Err(DropReason::NoUplink),
+            None => Err(DropReason::NoMatch),
+        }
+    }
+
+    /// Copies for promiscuous ports that did not get the frame by its address.
+    fn taps(&mut self, snapshot: &Snapshot, dst: Mac) {
+        for (to, vnic) in snapshot.taps(self.domain.vid()) {
+            let tag = vnic.policy.egress_tag(self.domain);
+            if to.id != self.from.id && self.designated(vnic) && !self.lists.has(to.id, self.index) {
+                let by_address = !dst.is_group() && (vnic.policy.mac == dst || vnic.chosen_mac == Some(dst));
+                if !by_address {
+                    self.put(to, tag);
+                }
+            }
+        }
+    }
+
+    #[inline]
+    fn put(&mut self, to: &PortEntry, tag: Option<Tag>) {
+        self.lists.put(to.id, Delivery { frame: self.index, tag });
+        self.count += 1;
+    }
+
+    fn refuse(&mut self, to: &PortEntry, reason: DropReason) {
+        self.lists.refuse(to.id, reason);
+        self.count += 1;
+    }
+}
+
+/// False when the guest changed its address and the policy rejects that.
+fn address_stands(to: &PortEntry, vnic: &VnicRole) -> bool {
+    vnic.policy.security.mac_changes || to.state.unicast().is_mac(vnic.policy.mac)
+}

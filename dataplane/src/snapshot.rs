@@ -1,0 +1,203 @@
+//! The switch as a value: ports, policies and the forwarding table, immutable once built.
+
+use std::sync::Arc;
+
+use foldhash::fast::RandomState;
+use hashbrown::HashMap;
+use portgroups::{Policy, VlanMode};
+use wire::{ETH_HEADER, Mac};
+
+use crate::{Counters, Egress, IngressSlot, PortId, PortState};
+
+/// What a port is.
+#[derive(Clone, Debug)]
+pub enum Role {
+    /// A guest's card.
+    Vnic(VnicRole),
+    /// A physical network interface.
+    Uplink(UplinkRole),
+}
+
+/// The policy side of a vNIC port.
+#[derive(Clone, Debug)]
+pub struct VnicRole {
+    /// VLANs, addresses, security.
+    pub policy: Policy,
+    /// The address the guest chose, where the policy lets it (`mac_changes`); frames to it are for this
+    /// port too. `None` when it is the assigned one.
+    pub chosen_mac: Option<Mac>,
+    /// The uplink that carries this port's frames now, chosen by its team.
+    pub uplink: Option<PortId>,
+    /// True when its team has uplinks at all: then having none in use is `no-uplink`.
+    pub has_uplinks: bool,
+}
+
+/// The policy side of an uplink.
+#[derive(Clone, Copy, Debug)]
+pub struct UplinkRole {
+    /// True when some team has it in its order and in use: what it receives counts.
+    pub used: bool,
+}
+
+/// One port.
+pub struct PortEntry {
+    /// Its number.
+    pub id: PortId,
+    /// Its name in the configuration.
+    pub name: Arc<str>,
+    /// What it is.
+    pub role: Role,
+    /// Its live state.
+    pub state: Arc<PortState>,
+    /// Its counters.
+    pub counters: Arc<Counters>,
+    /// Where frames to it go.
+    pub egress: Arc<dyn Egress>,
+    /// Its ingress queues, and which worker polls each.
+    pub queues: Vec<(Arc<IngressSlot>, usize)>,
+}
+
+/// Ports, table and domains; built by the control thread, read by workers.
+pub struct Snapshot {
+    ports: Vec<Option<PortEntry>>,
+    /// (VLAN, MAC) of every EST and VST port.
+    table: HashMap<u64, PortId, RandomState>,
+    /// MAC of every VGT port; its policy tells the VLANs.
+    trunks: HashMap<u64, PortId, RandomState>,
+    /// EST and VST ports by VLAN.
+    domains: HashMap<u16, Vec<PortId>, RandomState>,
+    trunk_ports: Vec<PortId>,
+    /// Ports whose policy allows promiscuous mode.
+    taps: Vec<PortId>,
+    max_frame: usize,
+}
+
+#[inline]
+fn key(vid: u16, mac: Mac) -> u64 {
+    u64::from(vid) << 48 | mac.as_u64()
+}
+
+impl Snapshot {
+    /// A switch with these ports and a payload size of `mtu` bytes. Of two ports with one address in one
+    /// VLAN the first keeps it; the configuration refuses that beforehand.
+    pub fn new(entries: Vec<PortEntry>, mtu: u16) -> Snapshot {
+        let mut s = Snapshot {
+            ports: Vec::new(),
+            table: HashMap::default(),
+            trunks: HashMap::default(),
+            domains: HashMap::default(),
+            trunk_ports: Vec::new(),
+            taps: Vec::new(),
+            max_frame: usize::from(mtu) + ETH_HEADER,
+        };
+        for entry in entries {
+            s.add(entry);
+        }
+        s
+    }
+
+    fn add(&mut self, entry: PortEntry) {
+        let id = entry.id;
+        if let Role::Vnic(vnic) = &entry.role {
+            let domain = match &vnic.policy.vlan {
+                VlanMode::Est => Some(0),
+                VlanMode::Vst(vid) => Some(*vid),
+                VlanMode::Vgt(_) => None,
+            };
+            match domain {
+                Some(vid) => {
+                    for mac in [Some(vnic.policy.mac), vnic.chosen_mac].into_iter().flatten() {
+                        self.table.entry(key(vid, mac)).or_insert(id);
+                    }
+                    self.domains.entry(vid).or_default().push(id);
+                }
+                None => {
+                    for mac in [Some(vnic.policy.mac), vnic.chosen_mac].into_iter().flatten() {
+                        self.trunks.entry(mac.as_u64()).or_insert(id);
+                    }
+                    self.trunk_ports.push(id);
+                }
+            }
+            if vnic.policy.security.promiscuous {
+                self.taps.push(id);
+            }
+        }
+        let at = usize::from(id.0);
+        if self.ports.len() <= at {
+            self.ports.resize_with(at + 1, || None);
+        }
+        self.ports[at] = Some(entry);
+    }
+
+    /// The port with this number.
+    #[inline]
+    pub fn port(&self, id: PortId) -> Option<&PortEntry> {
+        self.ports.get(usize::from(id.0))?.as_ref()
+    }
+
+    /// All ports, in order of their numbers.
+    pub fn ports(&self) -> impl Iterator<Item = &PortEntry> {
+        self.ports.iter().flatten()
+    }
+
+    /// One more than the greatest port number.
+    pub fn port_limit(&self) -> usize {
+        self.ports.len()
+    }
+
+    /// The vNIC port that has `mac` in VLAN `vid` (0: untagged).
+    #[inline]
+    pub fn lookup(&self, vid: u16, mac: Mac) -> Option<&PortEntry> {
+        if let Some(id) = self.table.get(&key(vid, mac)) {
+            return self.port(*id);
+        }
+        if self.trunks.is_empty() {
+            return None;
+        }
+        let entry = self.port(*self.trunks.get(&mac.as_u64())?)?;
+        entry.vnic().filter(|v| v.policy.is_member(vid)).map(|_| entry)
+    }
+
+    /// The vNIC ports that belong to VLAN `vid`.
+    pub fn members(&self, vid: u16) -> impl Iterator<Item = (&PortEntry, &VnicRole)> {
+        let fixed = self.domains.get(&vid).map_or(&[][..], Vec::as_slice);
+        let trunks = self.trunk_ports.iter();
+        fixed.iter().chain(trunks).filter_map(move |id| {
+            let entry = self.port(*id)?;
+            let vnic = entry.vnic()?;
+            vnic.policy.is_member(vid).then_some((entry, vnic))
+        })
+    }
+
+    /// True when some port may be promiscuous: the common case is none, and costs nothing.
+    #[inline]
+    pub fn has_taps(&self) -> bool {
+        !self.taps.is_empty()
+    }
+
+    /// The ports of VLAN `vid` that may be promiscuous, and are.
+    pub fn taps(&self, vid: u16) -> impl Iterator<Item = (&PortEntry, &VnicRole)> {
+        self.taps.iter().filter_map(move |id| {
+            let entry = self.port(*id)?;
+            let vnic = entry.vnic()?;
+            (entry.state.unicast().promiscuous() && vnic.policy.is_member(vid)).then_some((entry, vnic))
+        })
+    }
+
+    /// Longest untagged frame in bytes: the MTU and the Ethernet header.
+    #[inline]
+    pub fn max_frame(&self) -> usize {
+        self.max_frame
+    }
+}
+
+impl PortEntry {
+    /// The vNIC side, when it is one.
+    #[inline]
+    pub fn vnic(&self) -> Option<&VnicRole> {
+        match &self.role {
+            Role::Vnic(vnic) => Some(vnic),
+            Role::Uplink(_) => None,
+        }
+    }
+}
