@@ -40,7 +40,7 @@ impl Out<'_> {
         match snapshot.lookup(self.domain.vid(), dst) {
             Some(to) if to.id == self.from.id => Err(DropReason::NoMatch),
             Some(to) => {
-                self.to_owner(to, dst);
+                self.for_owner(to, dst);
                 Ok(())
             }
             None => self.uplink(snapshot),
@@ -50,7 +50,7 @@ impl Out<'_> {
     /// To the port that has the address, unless its guest does not take it: that is the receiving
     /// port's drop.
     #[inline]
-    fn to_owner(&mut self, to: &PortEntry, dst: Mac) {
+    fn for_owner(&mut self, to: &PortEntry, dst: Mac) {
         let Some(vnic) = to.vnic() else { return };
         let filter = to.state.unicast();
         let refusal = if !filter.started() {

@@ -30,7 +30,7 @@ impl<const WORDS: usize> Ring<WORDS> {
         }
         // SAFETY: offset lies in the mapping.
         let base = unsafe { region.base().add(offset) };
-        if base as usize % 4 != 0 {
+        if !(base as usize).is_multiple_of(4) {
             return None;
         }
         Some(Ring { base: base.cast(), count, writable: region.writable(), region: region.clone() })

@@ -189,7 +189,7 @@ impl<'m> Slice<'m> {
         }
         // SAFETY: within the window.
         let p = unsafe { self.ptr.add(offset) };
-        (p as usize % bytes == 0).then_some(p)
+        (p as usize).is_multiple_of(bytes).then_some(p)
     }
 
     word!(load_u8, store_u8, AtomicU8, u8, 1);

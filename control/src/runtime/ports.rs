@@ -1,0 +1,141 @@
+//! The ports as the control thread holds them: the control half of each card and uplink beside what
+//! workers share of it.
+
+use std::os::fd::RawFd;
+use std::sync::Arc;
+
+use dataplane::{Counters, Egress, Ingress, IngressSlot, PortId, PortState, Workers};
+use portgroups::Policy;
+use uplink::Uplink;
+use vnic::device::{DeviceModel, Setup};
+use vnic::irq::Interrupts;
+use vnic::vfio_user::Server;
+use wire::Mac;
+
+use super::RunError;
+use crate::config::{Adapter, Config};
+
+/// Queues with the worker that polls each.
+pub(super) type Queues = Vec<(Arc<IngressSlot>, usize)>;
+
+/// One uplink.
+pub(super) struct UplinkPort {
+    pub(super) name: String,
+    pub(super) control: Uplink,
+    pub(super) state: Arc<PortState>,
+    pub(super) counters: Arc<Counters>,
+    pub(super) egress: Arc<dyn Egress>,
+    pub(super) queues: Queues,
+}
+
+/// One vNIC.
+pub(super) struct VnicPort {
+    pub(super) id: PortId,
+    pub(super) name: String,
+    /// Its number in the configuration's list of vNICs.
+    pub(super) config: usize,
+    /// Its port group's number.
+    pub(super) group: usize,
+    pub(super) server: Server,
+    pub(super) state: Arc<PortState>,
+    pub(super) counters: Arc<Counters>,
+    pub(super) egress: Arc<dyn Egress>,
+    pub(super) queues: Queues,
+    /// The uplink its team chose last.
+    pub(super) uplink: Option<u16>,
+    /// False until that choice was published once.
+    pub(super) announced: bool,
+    pub(super) published_mac: Option<Mac>,
+    /// Descriptors registered with the event loop for the connection, to be taken out when it closes.
+    pub(super) registered: Vec<RawFd>,
+}
+
+impl VnicPort {
+    /// The flat policy its port group gives it.
+    pub(super) fn policy(&self, config: &Config) -> Policy {
+        let group = &config.portgroups[self.group];
+        Policy { vlan: group.vlan.clone(), security: group.security, mac: config.vnics[self.config].mac }
+    }
+}
+
+/// Spreads queues over workers, one after the other.
+struct Spread {
+    next: usize,
+    workers: usize,
+}
+
+impl Spread {
+    fn place(&mut self, queues: Vec<Box<dyn Ingress>>) -> Queues {
+        // A port's queues stay together: they feed one another's cache lines.
+        let worker = self.next % self.workers;
+        self.next += 1;
+        queues.into_iter().map(|q| (Arc::new(IngressSlot::new(q)), worker)).collect()
+    }
+}
+
+/// Opens every uplink of the configuration, in file order.
+pub(super) fn open_uplinks(config: &Config, workers: &Arc<Workers>) -> Result<Vec<UplinkPort>, RunError> {
+    let count = config.switch.workers.len();
+    let mut spread = Spread { next: 0, workers: count };
+    let mut ports = Vec::new();
+    for uplink in &config.uplinks {
+        let state = Arc::new(PortState::new());
+        let mut control =
+            Uplink::open(&uplink.name, &uplink.device, state.clone(), workers.grace().clone(), config.switch.mtu)
+                .map_err(|error| RunError::Uplink { name: uplink.name.clone(), error })?;
+        tracing::info!("uplink {} is {} by {}", uplink.name, uplink.device, control.driver());
+        let queues = spread.place(control.ingress());
+        let egress = control.egress();
+        let counters = Arc::new(Counters::new(count));
+        ports.push(UplinkPort { name: uplink.name.clone(), control, state, counters, egress, queues });
+    }
+    Ok(ports)
+}
+
+/// Makes every vNIC of the configuration and binds its socket.
+pub(super) fn bind_vnics(config: &Config, workers: &Arc<Workers>, first_id: usize) -> Result<Vec<VnicPort>, RunError> {
+    let count = config.switch.workers.len();
+    let mut spread = Spread { next: 0, workers: count };
+    let mut ports = Vec::new();
+    for (index, vnic) in config.vnics.iter().enumerate() {
+        let state = Arc::new(PortState::new());
+        let interrupts = Interrupts::new();
+        let setup = Setup {
+            name: vnic.name.clone(),
+            mac: vnic.mac,
+            mtu: config.switch.mtu,
+            state: state.clone(),
+            interrupts: interrupts.clone(),
+            grace: workers.grace().clone(),
+        };
+        let mut model = card(vnic.adapter, setup).map_err(RunError::Loop)?;
+        let queues = spread.place(model.ingress());
+        let egress = model.egress();
+        let path = config.vnic_socket(&vnic.name);
+        let server = Server::bind(&path, &vnic.name, model, state.clone(), interrupts, workers.grace().clone())
+            .map_err(|error| RunError::Vnic { name: vnic.name.clone(), error })?;
+        ports.push(VnicPort {
+            id: PortId((first_id + index) as u16),
+            name: vnic.name.clone(),
+            config: index,
+            group: config.portgroups.iter().position(|g| g.name == vnic.portgroup).unwrap_or(0),
+            server,
+            state,
+            counters: Arc::new(Counters::new(count)),
+            egress,
+            queues,
+            uplink: None,
+            announced: false,
+            published_mac: None,
+            registered: Vec::new(),
+        });
+    }
+    Ok(ports)
+}
+
+fn card(adapter: Adapter, setup: Setup) -> std::io::Result<Box<dyn DeviceModel>> {
+    match adapter {
+        Adapter::Vlance => Ok(Box::new(vnic::vlance::Vlance::new(setup))),
+        _ => Ok(Box::new(vnic::vmxnet3::Vmxnet3::new(setup)?)),
+    }
+}

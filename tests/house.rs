@@ -1,0 +1,138 @@
+//! The shape of the house: dependency arrows point downwards, `unsafe` stands in two crates only, and files and
+//! functions stay readable in one sitting.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+/// What each crate may depend on, of this workspace.
+const ARROWS: &[(&str, &[&str])] = &[
+    ("wire", &[]),
+    ("sharedmem", &[]),
+    ("portgroups", &["wire"]),
+    ("teaming", &["wire"]),
+    ("dataplane", &["wire", "sharedmem", "portgroups", "teaming"]),
+    ("vnic", &["wire", "sharedmem", "dataplane"]),
+    ("uplink", &["wire", "sharedmem", "dataplane"]),
+    ("control", &["wire", "sharedmem", "portgroups", "teaming", "dataplane", "vnic", "uplink"]),
+    // Soft guests and labs see the switch from outside: memory tools and the JSON documents, no internals.
+    ("testbed", &["wire", "sharedmem"]),
+];
+
+/// Crates that may contain `unsafe`.
+const UNSAFE: &[&str] = &["sharedmem", "uplink"];
+
+/// Lines of code a file may have before its tests.
+const FILE_LINES: usize = 400;
+/// Lines a function may have.
+const FUNCTION_LINES: usize = 60;
+
+fn root() -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR"))
+}
+
+fn sources(dir: &Path, found: &mut Vec<PathBuf>) {
+    for entry in fs::read_dir(dir).into_iter().flatten().flatten() {
+        let path = entry.path();
+        if path.is_dir() {
+            sources(&path, found);
+        } else if path.extension().is_some_and(|e| e == "rs") {
+            found.push(path);
+        }
+    }
+}
+
+fn crate_sources(name: &str) -> Vec<PathBuf> {
+    let mut found = Vec::new();
+    sources(&root().join(name).join("src"), &mut found);
+    assert!(!found.is_empty(), "{name} has sources");
+    found
+}
+
+/// The code of a file before its tests, without comment lines.
+fn code(path: &Path) -> String {
+    let text = fs::read_to_string(path).expect("a readable source file");
+    text.lines().take_while(|l| !l.starts_with("#[cfg(test)]")).collect::<Vec<_>>().join("\n")
+}
+
+fn is_test_file(path: &Path) -> bool {
+    path.file_name().and_then(|n| n.to_str()).is_some_and(|n| n.ends_with("_tests.rs") || n == "tests.rs")
+}
+
+#[test]
+fn arrows_point_downwards() {
+    for (name, allowed) in ARROWS {
+        let manifest = fs::read_to_string(root().join(name).join("Cargo.toml")).expect("a manifest");
+        let table: toml::Table = manifest.parse().expect("TOML");
+        let dependencies = table.get("dependencies").and_then(|d| d.as_table()).expect("a dependency table");
+        for dependency in dependencies.keys() {
+            let ours = ARROWS.iter().any(|(crate_name, _)| crate_name == dependency);
+            assert!(!ours || allowed.contains(&dependency.as_str()), "{name} must not depend on {dependency}");
+        }
+    }
+}
+
+#[test]
+fn every_crate_of_the_workspace_is_in_the_table() {
+    let manifest = fs::read_to_string(root().join("Cargo.toml")).expect("a manifest");
+    let table: toml::Table = manifest.parse().expect("TOML");
+    let members = table["workspace"]["members"].as_array().expect("members");
+    for member in members {
+        let name = member.as_str().expect("a name");
+        assert!(ARROWS.iter().any(|(n, _)| *n == name), "{name} is missing from the table of arrows");
+    }
+}
+
+#[test]
+fn unsafe_stands_in_two_crates_only() {
+    for (name, _) in ARROWS.iter().filter(|(n, _)| !UNSAFE.contains(n)) {
+        let lib = fs::read_to_string(root().join(name).join("src/lib.rs")).expect("lib.rs");
+        assert!(lib.contains("#![forbid(unsafe_code)]"), "{name}/src/lib.rs forbids unsafe code");
+    }
+    let main = fs::read_to_string(root().join("src/main.rs")).expect("main.rs");
+    assert!(main.contains("#![forbid(unsafe_code)]"), "src/main.rs forbids unsafe code");
+}
+
+#[test]
+fn each_crate_opens_with_a_picture() {
+    for (name, _) in ARROWS {
+        let lib = fs::read_to_string(root().join(name).join("src/lib.rs")).expect("lib.rs");
+        assert!(lib.starts_with("//!") && lib.contains("//! ```text"), "{name}/src/lib.rs opens with a picture");
+    }
+}
+
+#[test]
+fn files_and_functions_are_readable_in_one_sitting() {
+    let mut long = Vec::new();
+    let mut files: Vec<PathBuf> = ARROWS.iter().flat_map(|(n, _)| crate_sources(n)).collect();
+    files.extend(crate_sources("."));
+    for path in files.iter().filter(|p| !is_test_file(p)) {
+        let code = code(path);
+        let name = path.strip_prefix(root()).unwrap_or(path).display();
+        if code.lines().count() > FILE_LINES {
+            long.push(format!("{name}: {} lines", code.lines().count()));
+        }
+        for (line, length) in functions(&code).into_iter().filter(|(_, n)| *n > FUNCTION_LINES) {
+            long.push(format!("{name}:{line}: a function of {length} lines"));
+        }
+    }
+    assert!(long.is_empty(), "too long:\n{}", long.join("\n"));
+}
+
+/// First line and length of each function, by the indentation rustfmt gives.
+fn functions(code: &str) -> Vec<(usize, usize)> {
+    let lines: Vec<&str> = code.lines().collect();
+    let mut found = Vec::new();
+    for (at, line) in lines.iter().enumerate() {
+        let indent = line.len() - line.trim_start().len();
+        let starts = line.trim_start().trim_start_matches("pub ").trim_start_matches("pub(crate) ");
+        if !starts.starts_with("fn ") && !starts.starts_with("unsafe fn ") {
+            continue;
+        }
+        let close = format!("{}}}", " ".repeat(indent));
+        if let Some(length) = lines[at..].iter().position(|l| *l == close || l.ends_with(';') && l.starts_with(&close))
+        {
+            found.push((at + 1, length + 1));
+        }
+    }
+    found
+}
