@@ -24,7 +24,7 @@ fingerprint() {
 
 complete() {
     [ "$(cat "$guest/stamp" 2>/dev/null)" = "$(fingerprint)" ] &&
-        [ -x "$guest/qemu" ] && [ -s "$guest/vmlinuz" ] && [ -s "$guest/initrd.gz" ] && [ -x "$guest/guest-tool" ] &&
+        [ -x "$guest/qemu" ] && [ -s "$guest/kernel" ] && [ -s "$guest/initrd.gz" ] && [ -x "$guest/guest-tool" ] &&
         packages_present && rust_bin >/dev/null
 }
 

@@ -22,7 +22,7 @@ pub(crate) fn resolve(
     let dst = frame.dst();
     let verdict = if dst.is_group() { out.group(snapshot, dst) } else { out.unicast(snapshot, dst) };
     if snapshot.has_taps() {
-        out.taps(snapshot, dst);
+        out.taps(snapshot);
     }
     if out.count > 0 { Ok(out.count) } else { Err(verdict.err().unwrap_or(DropReason::NoMatch)) }
 }
@@ -53,11 +53,12 @@ impl Out<'_> {
     fn for_owner(&mut self, to: &PortEntry, dst: Mac) {
         let Some(vnic) = to.vnic() else { return };
         let filter = to.state.unicast();
+        let all = filter.promiscuous() && vnic.policy.security.promiscuous;
         let refusal = if !filter.started() {
             Some(DropReason::NotConnected)
         } else if !address_stands(to, vnic) {
             Some(DropReason::MacChanged)
-        } else if !filter.on() || !filter.is_mac(dst) {
+        } else if !all && (!filter.on() || !filter.is_mac(dst)) {
             Some(DropReason::Filtered)
         } else {
             None
@@ -65,7 +66,7 @@ impl Out<'_> {
         let tag = vnic.policy.egress_tag(self.domain);
         match refusal {
             Some(reason) => self.refuse(to, reason),
-            None if tag.is_some() && !to.state.filter().wants_tag(tag) => self.refuse(to, DropReason::Filtered),
+            None if !all && tag.is_some() && !to.state.filter().wants_tag(tag) => self.refuse(to, DropReason::Filtered),
             None => self.put(to, tag),
         }
     }
@@ -116,15 +117,13 @@ impl Out<'_> {
         }
     }
 
-    /// Copies for promiscuous ports that did not get the frame by its address.
-    fn taps(&mut self, snapshot: &Snapshot, dst: Mac) {
+    /// Copies for promiscuous ports that did not get the frame by its address. A port that gets nothing at
+    /// all, because its guest changed its address or has not started its card, gets no copies either.
+    fn taps(&mut self, snapshot: &Snapshot) {
         for (to, vnic) in snapshot.taps(self.domain.vid()) {
-            let tag = vnic.policy.egress_tag(self.domain);
-            if to.id != self.from.id && self.designated(vnic) && !self.lists.has(to.id, self.index) {
-                let by_address = !dst.is_group() && (vnic.policy.mac == dst || vnic.chosen_mac == Some(dst));
-                if !by_address {
-                    self.put(to, tag);
-                }
+            let open = to.state.unicast().started() && address_stands(to, vnic);
+            if open && to.id != self.from.id && self.designated(vnic) && !self.lists.has(to.id, self.index) {
+                self.put(to, vnic.policy.egress_tag(self.domain));
             }
         }
     }

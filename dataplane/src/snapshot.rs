@@ -77,6 +77,15 @@ fn key(vid: u16, mac: Mac) -> u64 {
     u64::from(vid) << 48 | mac.as_u64()
 }
 
+/// The one VLAN of an EST (0) or VST port; `None` for VGT.
+fn fixed_domain(vlan: &VlanMode) -> Option<u16> {
+    match vlan {
+        VlanMode::Est => Some(0),
+        VlanMode::Vst(vid) => Some(*vid),
+        VlanMode::Vgt(_) => None,
+    }
+}
+
 impl Snapshot {
     /// A switch with these ports and a payload size of `mtu` bytes. Of two ports with one address in one
     /// VLAN the first keeps it; the configuration refuses that beforehand.
@@ -93,28 +102,36 @@ impl Snapshot {
         for entry in entries {
             s.add(entry);
         }
+        s.add_chosen();
         s
+    }
+
+    /// Enters the addresses guests chose, after all assigned ones: a guest cannot take another's.
+    fn add_chosen(&mut self) {
+        let chosen: Vec<(PortId, Option<u16>, Mac)> = self
+            .ports()
+            .filter_map(|p| p.vnic().map(|v| (p.id, v)))
+            .filter_map(|(id, v)| Some((id, fixed_domain(&v.policy.vlan), v.chosen_mac?)))
+            .collect();
+        for (id, domain, mac) in chosen {
+            match domain {
+                Some(vid) if self.lookup(vid, mac).is_none() => _ = self.table.insert(key(vid, mac), id),
+                Some(_) => {}
+                None => _ = self.trunks.entry(mac.as_u64()).or_insert(id),
+            }
+        }
     }
 
     fn add(&mut self, entry: PortEntry) {
         let id = entry.id;
         if let Role::Vnic(vnic) = &entry.role {
-            let domain = match &vnic.policy.vlan {
-                VlanMode::Est => Some(0),
-                VlanMode::Vst(vid) => Some(*vid),
-                VlanMode::Vgt(_) => None,
-            };
-            match domain {
+            match fixed_domain(&vnic.policy.vlan) {
                 Some(vid) => {
-                    for mac in [Some(vnic.policy.mac), vnic.chosen_mac].into_iter().flatten() {
-                        self.table.entry(key(vid, mac)).or_insert(id);
-                    }
+                    self.table.entry(key(vid, vnic.policy.mac)).or_insert(id);
                     self.domains.entry(vid).or_default().push(id);
                 }
                 None => {
-                    for mac in [Some(vnic.policy.mac), vnic.chosen_mac].into_iter().flatten() {
-                        self.trunks.entry(mac.as_u64()).or_insert(id);
-                    }
+                    self.trunks.entry(vnic.policy.mac.as_u64()).or_insert(id);
                     self.trunk_ports.push(id);
                 }
             }

@@ -1,1 +1,3 @@
-//! placeholder
+//! What the tests drive the switch with: soft guests, simulated and real networks, and QEMU.
+
+pub mod qemu;

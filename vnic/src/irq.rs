@@ -90,6 +90,19 @@ impl Interrupts {
         }
     }
 
+    /// The VMM itself asks for one interrupt on a vector (a test of its wiring): signals that eventfd
+    /// whatever the mode, mask or level.
+    pub fn trigger(&self, kind: IrqKind, vector: usize) {
+        let line = match kind {
+            IrqKind::Intx => Some(&self.intx),
+            IrqKind::Msi => self.msi.get(vector),
+            IrqKind::Msix => self.msix.get(vector),
+        };
+        if let Some(line) = line {
+            self.signal(line.load().as_ref());
+        }
+    }
+
     /// Sets the INTx level; a rising or standing high level fires when unmasked.
     pub fn set_level(&self, high: bool) {
         self.level.store(high, Ordering::SeqCst);

@@ -19,3 +19,7 @@
 
 pub mod device;
 pub mod irq;
+pub mod pci;
+pub mod vfio_user;
+pub mod vlance;
+pub mod vmxnet3;

@@ -82,10 +82,10 @@ impl ApiServer {
                     return requests;
                 }
                 Ok(n) => {
-                    for item in connection.decoder.push(&buffer[..n]) {
+                    for item in connection.decoder.feed(&buffer[..n]) {
                         match item {
                             Ok(request) => requests.push(request),
-                            Err(refusal) => connection.out.extend(refusal.to_line()),
+                            Err(refusal) => connection.out.extend(Response::from(refusal).to_line()),
                         }
                     }
                 }

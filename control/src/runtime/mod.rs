@@ -92,6 +92,10 @@ pub struct Runtime {
     vnics: Vec<VnicPort>,
     /// One team per port group, in the configuration's order.
     teams: Vec<Team>,
+    /// The team that port groups without overrides have; shown, not used for placing ports.
+    default_team: Team,
+    /// Cards whose sockets held more than one batch of messages.
+    unfinished: Vec<usize>,
     links: LinkMonitor,
     api: ApiServer,
     signals: signal_hook_mio::v1_0::Signals,
@@ -125,7 +129,7 @@ impl Runtime {
     /// # Errors
     /// [`RunError`].
     pub fn start(config: Config) -> Result<Runtime, RunError> {
-        let dir = &config.switch.socket_dir;
+        let dir = &config.switch.socket_dir.value;
         std::fs::create_dir_all(dir).map_err(|error| RunError::SocketDir { path: dir.clone(), error })?;
         let poll = Poll::new()?;
         let mut signals = signal_hook_mio::v1_0::Signals::new([signal_hook::consts::SIGTERM, signal_hook::consts::SIGINT])?;
@@ -136,7 +140,8 @@ impl Runtime {
             .map_err(|error| RunError::ControlSocket { path: config.control_socket(), error })?;
         let uplinks = ports::open_uplinks(&config, &workers)?;
         let vnics = ports::bind_vnics(&config, &workers, uplinks.len())?;
-        let teams = publish::teams(&config);
+        let teams = config.portgroups.iter().map(|g| publish::team(&config, &g.team)).collect();
+        let default_team = publish::team(&config, &config.team);
         let count = config.switch.workers.len();
         let mut runtime = Runtime {
             config,
@@ -146,6 +151,8 @@ impl Runtime {
             uplinks,
             vnics,
             teams,
+            default_team,
+            unfinished: Vec::new(),
             links,
             api,
             signals,
@@ -179,13 +186,17 @@ impl Runtime {
     fn serve(&mut self) -> Result<(), RunError> {
         let mut events = Events::with_capacity(256);
         while !self.stop {
-            match self.poll.poll(&mut events, Some(SAMPLE)) {
+            let timeout = if self.unfinished.is_empty() { SAMPLE } else { Duration::ZERO };
+            match self.poll.poll(&mut events, Some(timeout)) {
                 Ok(()) => {}
                 Err(error) if error.kind() == std::io::ErrorKind::Interrupted => continue,
                 Err(error) => return Err(error.into()),
             }
             for event in &events {
                 self.dispatch(event.token());
+            }
+            for index in std::mem::take(&mut self.unfinished) {
+                self.vnic_ready(index);
             }
             self.housekeeping();
         }

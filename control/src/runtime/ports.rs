@@ -1,7 +1,6 @@
 //! The ports as the control thread holds them: the control half of each card and uplink beside what
 //! workers share of it.
 
-use std::os::fd::RawFd;
 use std::sync::Arc;
 
 use dataplane::{Counters, Egress, Ingress, IngressSlot, PortId, PortState, Workers};
@@ -9,7 +8,7 @@ use portgroups::Policy;
 use uplink::Uplink;
 use vnic::device::{DeviceModel, Setup};
 use vnic::irq::Interrupts;
-use vnic::vfio_user::Server;
+use vnic::vfio_user::{Card, Server};
 use wire::Mac;
 
 use super::RunError;
@@ -46,15 +45,13 @@ pub(super) struct VnicPort {
     /// False until that choice was published once.
     pub(super) announced: bool,
     pub(super) published_mac: Option<Mac>,
-    /// Descriptors registered with the event loop for the connection, to be taken out when it closes.
-    pub(super) registered: Vec<RawFd>,
 }
 
 impl VnicPort {
     /// The flat policy its port group gives it.
     pub(super) fn policy(&self, config: &Config) -> Policy {
         let group = &config.portgroups[self.group];
-        Policy { vlan: group.vlan.clone(), security: group.security, mac: config.vnics[self.config].mac }
+        Policy { vlan: group.vlan.clone(), security: group.security, mac: config.vnics[self.config].mac.value }
     }
 }
 
@@ -82,12 +79,12 @@ pub(super) fn open_uplinks(config: &Config, workers: &Arc<Workers>) -> Result<Ve
         let state = Arc::new(PortState::new());
         let mut control =
             Uplink::open(&uplink.name, &uplink.device, state.clone(), workers.grace().clone(), config.switch.mtu)
-                .map_err(|error| RunError::Uplink { name: uplink.name.clone(), error })?;
+                .map_err(|error| RunError::Uplink { name: uplink.name.value.clone(), error })?;
         tracing::info!("uplink {} is {} by {}", uplink.name, uplink.device, control.driver());
         let queues = spread.place(control.ingress());
         let egress = control.egress();
         let counters = Arc::new(Counters::new(count));
-        ports.push(UplinkPort { name: uplink.name.clone(), control, state, counters, egress, queues });
+        ports.push(UplinkPort { name: uplink.name.value.clone(), control, state, counters, egress, queues });
     }
     Ok(ports)
 }
@@ -101,24 +98,31 @@ pub(super) fn bind_vnics(config: &Config, workers: &Arc<Workers>, first_id: usiz
         let state = Arc::new(PortState::new());
         let interrupts = Interrupts::new();
         let setup = Setup {
-            name: vnic.name.clone(),
-            mac: vnic.mac,
+            name: vnic.name.value.clone(),
+            mac: vnic.mac.value,
             mtu: config.switch.mtu,
             state: state.clone(),
             interrupts: interrupts.clone(),
             grace: workers.grace().clone(),
         };
-        let mut model = card(vnic.adapter, setup).map_err(RunError::Loop)?;
+        let mut model = device(vnic.adapter, setup).map_err(RunError::Loop)?;
         let queues = spread.place(model.ingress());
         let egress = model.egress();
         let path = config.vnic_socket(&vnic.name);
-        let server = Server::bind(&path, &vnic.name, model, state.clone(), interrupts, workers.grace().clone())
-            .map_err(|error| RunError::Vnic { name: vnic.name.clone(), error })?;
+        let card = Card {
+            name: vnic.name.value.clone(),
+            model,
+            state: state.clone(),
+            interrupts,
+            grace: workers.grace().clone(),
+        };
+        let server =
+            Server::bind(&path, card).map_err(|error| RunError::Vnic { name: vnic.name.value.clone(), error })?;
         ports.push(VnicPort {
             id: PortId((first_id + index) as u16),
-            name: vnic.name.clone(),
+            name: vnic.name.value.clone(),
             config: index,
-            group: config.portgroups.iter().position(|g| g.name == vnic.portgroup).unwrap_or(0),
+            group: config.portgroup_index(&vnic.portgroup).unwrap_or(0),
             server,
             state,
             counters: Arc::new(Counters::new(count)),
@@ -127,13 +131,12 @@ pub(super) fn bind_vnics(config: &Config, workers: &Arc<Workers>, first_id: usiz
             uplink: None,
             announced: false,
             published_mac: None,
-            registered: Vec::new(),
         });
     }
     Ok(ports)
 }
 
-fn card(adapter: Adapter, setup: Setup) -> std::io::Result<Box<dyn DeviceModel>> {
+fn device(adapter: Adapter, setup: Setup) -> std::io::Result<Box<dyn DeviceModel>> {
     match adapter {
         Adapter::Vlance => Ok(Box::new(vnic::vlance::Vlance::new(setup))),
         _ => Ok(Box::new(vnic::vmxnet3::Vmxnet3::new(setup)?)),

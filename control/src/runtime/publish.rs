@@ -8,22 +8,12 @@ use teaming::{Order, Team, UplinkState};
 use wire::Mac;
 
 use super::Runtime;
-use crate::config::Config;
+use crate::config::{Config, TeamPolicy};
 
-/// A team for each port group, all links still unknown.
-pub(super) fn teams(config: &Config) -> Vec<Team> {
-    let number = |name: &String| config.uplinks.iter().position(|u| u.name == *name).map(|i| i as u16);
-    config
-        .portgroups
-        .iter()
-        .map(|group| {
-            Team::new(Order {
-                active: group.team.active.iter().filter_map(number).collect(),
-                standby: group.team.standby.iter().filter_map(number).collect(),
-                failback: group.team.failback,
-            })
-        })
-        .collect()
+/// The team of `policy`, all links still unknown.
+pub(super) fn team(config: &Config, policy: &TeamPolicy) -> Team {
+    let numbers = |names: &[String]| names.iter().filter_map(|n| config.uplink_index(n)).map(|i| i as u16).collect();
+    Team::new(Order { active: numbers(&policy.active), standby: numbers(&policy.standby), failback: policy.failback })
 }
 
 impl Runtime {
@@ -35,6 +25,7 @@ impl Runtime {
             for team in &mut self.teams {
                 changed |= team.set_link(number as u16, up);
             }
+            self.default_team.set_link(number as u16, up);
         }
         changed
     }

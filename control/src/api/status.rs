@@ -1,0 +1,383 @@
+//! The status document: what `vswitch show --json` prints. Field names are a contract.
+
+use std::collections::BTreeMap;
+use std::fmt;
+
+use dataplane::{DropReason, PortTotals};
+use portgroups::VlanMode;
+use serde::{Deserialize, Serialize};
+
+/// The whole switch at one moment. Counters of different ports are read one after another, so sums
+/// over ports hold once traffic rests.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Status {
+    /// The switch itself.
+    pub switch: SwitchStatus,
+    /// Every port, vNICs and uplinks.
+    pub ports: Vec<PortStatus>,
+    /// Port groups, in file order.
+    #[serde(default)]
+    pub portgroups: Vec<PortGroupStatus>,
+    /// The default team.
+    pub team: TeamStatus,
+}
+
+/// The switch itself.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct SwitchStatus {
+    /// What it is called.
+    pub name: String,
+    /// Largest payload of a frame in bytes.
+    pub mtu: u16,
+    /// The CPUs that poll.
+    pub workers: Vec<WorkerStatus>,
+    /// Seconds since it started.
+    #[serde(default)]
+    pub uptime_seconds: u64,
+    /// The program's version.
+    #[serde(default)]
+    pub version: String,
+}
+
+/// One worker.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct WorkerStatus {
+    /// The CPU it is pinned to.
+    pub cpu: usize,
+    /// Share of time in which polling found frames, 0 to 100.
+    pub busy_percent: f64,
+}
+
+/// What a port is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Role {
+    /// A guest's card.
+    Vnic,
+    /// A way to the physical network.
+    Uplink,
+}
+
+/// Whether a link carries frames.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum LinkStatus {
+    /// It does.
+    Up,
+    /// It does not.
+    Down,
+}
+
+impl LinkStatus {
+    /// [`LinkStatus::Up`] when `up`.
+    pub fn of(up: bool) -> LinkStatus {
+        if up { LinkStatus::Up } else { LinkStatus::Down }
+    }
+}
+
+impl fmt::Display for LinkStatus {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            LinkStatus::Up => "up",
+            LinkStatus::Down => "down",
+        })
+    }
+}
+
+/// A port group's VLANs: a number on EST (0) and VST, a list of ranges such as `"10,20-29"` on VGT.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(untagged)]
+pub enum VlanStatus {
+    /// One VLAN, or 0 for untagged.
+    Number(u16),
+    /// What the guest may tag with; 0 stands for untagged.
+    Ranges(String),
+}
+
+impl From<&VlanMode> for VlanStatus {
+    fn from(mode: &VlanMode) -> VlanStatus {
+        match mode {
+            VlanMode::Est => VlanStatus::Number(0),
+            VlanMode::Vst(vid) => VlanStatus::Number(*vid),
+            VlanMode::Vgt(set) => VlanStatus::Ranges(set.to_string()),
+        }
+    }
+}
+
+impl fmt::Display for VlanStatus {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            VlanStatus::Number(0) => f.pad("-"),
+            VlanStatus::Number(vid) => f.pad(&vid.to_string()),
+            VlanStatus::Ranges(text) => f.pad(text),
+        }
+    }
+}
+
+/// One port. Fields that a role does not have are absent.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct PortStatus {
+    /// Its name in the configuration.
+    pub name: String,
+    /// What it is for.
+    pub role: Role,
+    /// vNIC: the card the guest sees.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub adapter: Option<String>,
+    /// vNIC: the label of its port group.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub portgroup: Option<String>,
+    /// vNIC: its VLANs.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub vlan: Option<VlanStatus>,
+    /// vNIC: its configured address.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mac: Option<String>,
+    /// vNIC: a VMM is connected and the guest's driver has started the card; uplink: the interface is
+    /// open.
+    pub connected: bool,
+    /// The link that the guest, or the interface, sees.
+    pub link: LinkStatus,
+    /// vNIC: the uplink its frames leave by; absent when there is none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub uplink: Option<String>,
+    /// vNIC: the path of its socket.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub socket: Option<String>,
+    /// Uplink: the Linux interface.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub device: Option<String>,
+    /// Uplink: how the interface is opened.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub driver: Option<String>,
+    /// Uplink: frames the kernel dropped before the switch could take them; no part of `in`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub kernel_drops: Option<u64>,
+    /// vNIC: vfio-user messages received on its socket. It stands still while traffic flows.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub messages: Option<u64>,
+    /// Into the switch.
+    #[serde(rename = "in")]
+    pub input: In,
+    /// Out of the switch.
+    #[serde(rename = "out")]
+    pub output: Out,
+    /// Drops by reason, both ways: every reason that occurred, and `no-match` always.
+    pub drops: BTreeMap<String, u64>,
+}
+
+/// Frames into the switch: `frames = forwarded + dropped`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct In {
+    /// All of them.
+    pub frames: u64,
+    /// Their bytes, tags not counted.
+    pub bytes: u64,
+    /// Those handed to at least one port.
+    #[serde(default)]
+    pub forwarded: u64,
+    /// How many ports those were handed to, all together.
+    #[serde(default)]
+    pub copies: u64,
+    /// Those dropped on the way in.
+    #[serde(default)]
+    pub dropped: u64,
+}
+
+/// Frames out of the switch: `offered = frames + dropped`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Out {
+    /// Those that left.
+    pub frames: u64,
+    /// Their bytes, tags not counted.
+    pub bytes: u64,
+    /// Those handed to the port, after segmentation.
+    #[serde(default)]
+    pub offered: u64,
+    /// Those that segmentation made beyond the ones handed over.
+    #[serde(default)]
+    pub segments: u64,
+    /// Those dropped on the way out.
+    #[serde(default)]
+    pub dropped: u64,
+}
+
+/// The three counter fields of a [`PortStatus`] from a port's counters.
+fn traffic(totals: &PortTotals) -> (In, Out, BTreeMap<String, u64>) {
+    let input = In {
+        frames: totals.in_frames,
+        bytes: totals.in_bytes,
+        forwarded: totals.in_forwarded,
+        copies: totals.in_copies,
+        dropped: totals.in_drops.iter().sum(),
+    };
+    let output = Out {
+        frames: totals.out_frames,
+        bytes: totals.out_bytes,
+        offered: totals.out_offered,
+        segments: totals.out_segments,
+        dropped: totals.out_drops.iter().sum(),
+    };
+    let told = |reason: &DropReason| *reason == DropReason::NoMatch || totals.drops(*reason) > 0;
+    let drops = DropReason::ALL
+        .iter()
+        .copied()
+        .filter(told)
+        .map(|reason| (reason.name().to_owned(), totals.drops(reason)))
+        .collect();
+    (input, output, drops)
+}
+
+impl PortStatus {
+    /// A port of which only its name and counters are known yet: not connected, link down.
+    pub fn new(name: &str, role: Role, totals: &PortTotals) -> PortStatus {
+        let (input, output, drops) = traffic(totals);
+        PortStatus {
+            name: name.to_owned(),
+            role,
+            adapter: None,
+            portgroup: None,
+            vlan: None,
+            mac: None,
+            connected: false,
+            link: LinkStatus::Down,
+            uplink: None,
+            socket: None,
+            device: None,
+            driver: None,
+            kernel_drops: None,
+            messages: None,
+            input,
+            output,
+            drops,
+        }
+    }
+}
+
+/// One port group.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PortGroupStatus {
+    /// The network label.
+    pub name: String,
+    /// Its VLANs.
+    pub vlan: VlanStatus,
+    /// How many vNICs it has.
+    pub ports: usize,
+    /// Uplinks configured to carry its traffic.
+    pub active: Vec<String>,
+    /// Uplinks configured to take over.
+    pub standby: Vec<String>,
+    /// A guest may see all frames of its VLANs.
+    pub promiscuous: bool,
+    /// A guest may change its address.
+    pub mac_changes: bool,
+    /// A guest may send from other addresses.
+    pub forged_transmits: bool,
+}
+
+impl PortGroupStatus {
+    /// What the configuration says of `group`, which has `ports` vNICs.
+    pub fn of(group: &crate::config::PortGroup, ports: usize) -> PortGroupStatus {
+        PortGroupStatus {
+            name: group.name.value.clone(),
+            vlan: VlanStatus::from(&group.vlan),
+            ports,
+            active: group.team.active.clone(),
+            standby: group.team.standby.clone(),
+            promiscuous: group.security.promiscuous,
+            mac_changes: group.security.mac_changes,
+            forged_transmits: group.security.forged_transmits,
+        }
+    }
+}
+
+/// The default team.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TeamStatus {
+    /// Which uplink a frame leaves by.
+    pub load_balancing: String,
+    /// How a dead path is noticed.
+    pub failure_detection: String,
+    /// Frames go out of every uplink because beacons tell nothing certain.
+    pub shotgun: bool,
+    /// All uplinks of the switch, in file order.
+    pub uplinks: Vec<UplinkStatus>,
+}
+
+/// One uplink in the default team.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct UplinkStatus {
+    /// Its name.
+    pub name: String,
+    /// Its interface's link.
+    pub link: LinkStatus,
+    /// What beacons tell of it.
+    pub beacon: BeaconHealth,
+    /// What it does in the team.
+    pub state: UplinkRole,
+}
+
+/// What beacons tell of an uplink.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum BeaconHealth {
+    /// They come through.
+    Ok,
+    /// They do not.
+    Failed,
+    /// Too little is known.
+    Unknown,
+    /// None are sent.
+    Off,
+}
+
+impl fmt::Display for BeaconHealth {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            BeaconHealth::Ok => "ok",
+            BeaconHealth::Failed => "failed",
+            BeaconHealth::Unknown => "unknown",
+            BeaconHealth::Off => "off",
+        })
+    }
+}
+
+/// What an uplink does in a team.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum UplinkRole {
+    /// Carries traffic.
+    Active,
+    /// Works, and waits.
+    Standby,
+    /// Does not work.
+    Failed,
+    /// In neither list.
+    Unused,
+}
+
+impl From<teaming::UplinkState> for UplinkRole {
+    fn from(state: teaming::UplinkState) -> UplinkRole {
+        match state {
+            teaming::UplinkState::Active => UplinkRole::Active,
+            teaming::UplinkState::Standby => UplinkRole::Standby,
+            teaming::UplinkState::Failed => UplinkRole::Failed,
+            teaming::UplinkState::Unused => UplinkRole::Unused,
+        }
+    }
+}
+
+impl fmt::Display for UplinkRole {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            UplinkRole::Active => "active",
+            UplinkRole::Standby => "standby",
+            UplinkRole::Failed => "failed",
+            UplinkRole::Unused => "unused",
+        })
+    }
+}
+
+#[cfg(test)]
+#[path = "status_tests.rs"]
+pub(crate) mod tests;

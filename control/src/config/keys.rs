@@ -1,0 +1,68 @@
+//! The keys of each section, each with an example of how it is written.
+
+/// A key and a line that shows its type.
+pub(super) struct Key {
+    pub(super) name: &'static str,
+    pub(super) example: &'static str,
+}
+
+const fn key(name: &'static str, example: &'static str) -> Key {
+    Key { name, example }
+}
+
+pub(super) const FILE: &[Key] = &[
+    key("switch", "[switch]"),
+    key("uplink", "[[uplink]]"),
+    key("team", "[team]"),
+    key("beacon", "[beacon]"),
+    key("security", "[security]"),
+    key("portgroup", "[[portgroup]]"),
+    key("vnic", "[[vnic]]"),
+];
+
+pub(super) const SWITCH: &[Key] = &[
+    key("name", "name = \"vSwitch0\""),
+    key("mtu", "mtu = 1500"),
+    key("socket_dir", "socket_dir = \"/run/vswitch\""),
+    key("workers", "workers = [1]"),
+    key("idle", "idle = \"adaptive\""),
+];
+
+pub(super) const UPLINK: &[Key] =
+    &[key("name", "name = \"vmnic0\""), key("device", "device = \"eth1\""), key("driver", "driver = \"auto\"")];
+
+pub(super) const TEAM: &[Key] = &[
+    key("load_balancing", "load_balancing = \"port-id\""),
+    key("failure_detection", "failure_detection = \"link\""),
+    key("active", "active = [\"vmnic0\"]"),
+    key("standby", "standby = [\"vmnic1\"]"),
+    key("failback", "failback = true"),
+    key("notify_switches", "notify_switches = true"),
+];
+
+pub(super) const BEACON: &[Key] = &[
+    key("interval_ms", "interval_ms = 1000"),
+    key("threshold", "threshold = 3"),
+    key("ethertype", "ethertype = 0x88B5"),
+];
+
+pub(super) const SECURITY: &[Key] = &[
+    key("promiscuous", "promiscuous = false"),
+    key("mac_changes", "mac_changes = false"),
+    key("forged_transmits", "forged_transmits = false"),
+];
+
+pub(super) const PORTGROUP: &[Key] = &[
+    key("name", "name = \"Production\""),
+    key("vlan", "vlan = 10"),
+    key("team", "[portgroup.team]"),
+    key("security", "[portgroup.security]"),
+];
+
+pub(super) const VNIC: &[Key] = &[
+    key("name", "name = \"web1\""),
+    key("portgroup", "portgroup = \"Production\""),
+    key("adapter", "adapter = \"vmxnet3\""),
+    key("mac", "mac = \"00:50:56:00:00:01\""),
+    key("device", "device = \"veth7\""),
+];

@@ -1,0 +1,25 @@
+//! What a configuration may say but this version does not carry out yet.
+//!
+//! Nothing is accepted and then ignored: each line here is a refusal, and goes when the feature comes.
+
+use super::problem::{At, Report};
+
+/// Key, value, and what to write instead.
+const NOT_YET: &[(&str, &str, &str)] = &[
+    ("adapter", "virtio", "use \"vmxnet3\" or \"vlance\""),
+    ("adapter", "tap", "use \"vmxnet3\" or \"vlance\""),
+    ("adapter", "netdev", "use \"vmxnet3\" or \"vlance\""),
+    ("driver", "af_xdp", "use \"auto\" or \"af_packet\""),
+    ("load_balancing", "mac-hash", "use \"port-id\""),
+    ("load_balancing", "ip-hash", "use \"port-id\""),
+    ("load_balancing", "load", "use \"port-id\""),
+    ("load_balancing", "explicit", "use \"port-id\""),
+    ("failure_detection", "beacon", "use \"link\""),
+];
+
+/// Reports `key = value` of `what` when this version does not carry it out.
+pub(super) fn check(report: &mut Report<'_>, key: &str, value: &str, what: &str, at: At) {
+    if let Some((_, _, mend)) = NOT_YET.iter().find(|(k, v, _)| *k == key && *v == value) {
+        report.add(at, format!("{key} = \"{value}\" in {what} is not supported by this version; {mend}"));
+    }
+}

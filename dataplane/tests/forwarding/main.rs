@@ -1,0 +1,20 @@
+//! The forwarding stages from outside: whole frames in at one port, whole frames out at others.
+//!
+//! ```text
+//!  Source (an Ingress) --> worker: admit, resolve, deliver --> Recorder (an Egress)
+//!   frames in its own region     the real thing                 frames in its own region
+//!                                        |
+//!      cases/*.toml, a model of the rules, or a property says what must come out, to the frame
+//! ```
+//!
+//! `cases` runs the table cases, `properties` random switches against `model`, `workers` several
+//! workers while the configuration changes.
+
+mod cases;
+mod fake;
+mod frames;
+mod model;
+mod properties;
+mod spec;
+mod switch;
+mod workers;

@@ -1,0 +1,138 @@
+//! What a guest is made of, and the QEMU arguments that say so.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result};
+
+use super::Env;
+
+/// A network card of a guest. Cards become `eth0`, `eth1`, ... in the order given.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Nic {
+    /// A device served by another process over a vfio-user socket.
+    VfioUser {
+        /// The socket that process listens on; it must do so before the guest boots.
+        socket: PathBuf,
+    },
+    /// QEMU arguments as they are, such as `-netdev` and `-device` for QEMU's own device models.
+    Raw(Vec<String>),
+}
+
+/// A guest to boot.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct GuestSpec {
+    /// The guest's hostname, also the name of its log files.
+    pub name: String,
+    /// RAM. 192 is the least that boots.
+    pub memory_mib: u32,
+    /// Network cards.
+    pub nics: Vec<Nic>,
+    /// Whether the RAM is shared with device processes. vfio-user needs it; `false` is for seeing what happens without.
+    pub shared_memory: bool,
+    /// Further words for the kernel's command line. `skip=vmxnet3` keeps a driver from being loaded.
+    pub kernel_args: String,
+    /// Further QEMU arguments.
+    pub extra_args: Vec<String>,
+    /// Where the console and QEMU's messages are logged and kept. By default under `target/guest/logs`, and kept
+    /// only when the test panics.
+    pub log_dir: Option<PathBuf>,
+}
+
+impl GuestSpec {
+    /// A guest with 256 MiB of shared RAM and no network card.
+    pub fn new(name: &str) -> Self {
+        Self {
+            name: name.to_owned(),
+            memory_mib: 256,
+            nics: Vec::new(),
+            shared_memory: true,
+            kernel_args: String::new(),
+            extra_args: Vec::new(),
+            log_dir: None,
+        }
+    }
+
+    /// Adds a network card.
+    #[must_use]
+    pub fn nic(mut self, nic: Nic) -> Self {
+        self.nics.push(nic);
+        self
+    }
+
+    /// The QEMU arguments of this guest. Its agent is on standard input and output, its console in the file `console`.
+    pub fn qemu_args(&self, env: &Env, console: &Path) -> Result<Vec<String>> {
+        // Without the crypto self-tests the kernel boots half a second sooner.
+        let append = format!("console=ttyS0 quiet cryptomgr.notests guest={} {}", self.name, self.kernel_args);
+        let share = if self.shared_memory { "memory-backend-memfd,share=on" } else { "memory-backend-ram,share=off" };
+        let mut args: Vec<String> =
+            ["-nodefaults", "-no-user-config", "-display", "none", "-accel", "tcg", "-cpu", "max"]
+                .map(str::to_owned)
+                .into();
+        args.extend(
+            [
+                ["-M", "q35,memory-backend=mem"],
+                ["-object", &format!("{share},id=mem,size={}M", self.memory_mib)],
+                ["-m", &format!("{}M", self.memory_mib)],
+                ["-kernel", text(&env.kernel)?],
+                ["-initrd", text(&env.initrd)?],
+                ["-append", append.trim()],
+                ["-serial", &format!("file:{}", text(console)?)],
+                ["-chardev", "stdio,id=agent,signal=off"],
+                ["-serial", "chardev:agent"],
+            ]
+            .iter()
+            .flatten()
+            .map(|&arg| arg.to_owned()),
+        );
+        for nic in &self.nics {
+            match nic {
+                Nic::VfioUser { socket } => args.extend(["-device".to_owned(), vfio_user_device(socket)?]),
+                Nic::Raw(words) => args.extend_from_slice(words),
+            }
+        }
+        args.extend_from_slice(&self.extra_args);
+        Ok(args)
+    }
+}
+
+/// The `-device` argument for a vfio-user socket.
+fn vfio_user_device(socket: &Path) -> Result<String> {
+    let path = text(socket)?.replace('\\', "\\\\").replace('"', "\\\"");
+    Ok(format!(r#"{{"driver":"vfio-user-pci","socket":{{"type":"unix","path":"{path}"}}}}"#))
+}
+
+fn text(path: &Path) -> Result<&str> {
+    path.to_str().with_context(|| format!("{}: not UTF-8, QEMU arguments have to be", path.display()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn args(spec: &GuestSpec) -> String {
+        let env = Env {
+            dir: "/g".into(),
+            qemu: "/g/qemu".into(),
+            kernel: "/g/kernel".into(),
+            initrd: "/g/initrd.gz".into(),
+            guest_tool: "/g/guest-tool".into(),
+        };
+        spec.qemu_args(&env, Path::new("/log/console")).unwrap().join(" ")
+    }
+
+    #[test]
+    fn a_vfio_user_card_names_its_socket() {
+        let line = args(&GuestSpec::new("a").nic(Nic::VfioUser { socket: "/run/a \"b\".sock".into() }));
+        assert!(
+            line.ends_with(r#"-device {"driver":"vfio-user-pci","socket":{"type":"unix","path":"/run/a \"b\".sock"}}"#),
+            "{line}"
+        );
+        assert!(line.contains("memory-backend-memfd,share=on,id=mem,size=256M"), "{line}");
+    }
+
+    #[test]
+    fn private_memory_is_not_shared() {
+        let line = args(&GuestSpec { shared_memory: false, ..GuestSpec::new("a") });
+        assert!(line.contains("memory-backend-ram,share=off") && !line.contains("memfd"), "{line}");
+    }
+}

@@ -1,0 +1,232 @@
+//! The way out: from the data path to the transmit ring.
+//!
+//! The kernel takes slots strictly in order and stops at the first that is not marked `SEND_REQUEST`. So a slot,
+//! once reserved, must be published, and a slot that the kernel refuses must be put right, or the ring stands
+//! still. [`TxRing::publish_filler`] is what stands in for a frame then.
+
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use arrayvec::ArrayVec;
+use dataplane::{BURST, Burst, Caps, Delivery, DropReason, Egress, Plan, Tally};
+use rustix::net::SendFlags;
+use sharedmem::Slice;
+use wire::{ETH_HEADER, MIN_FRAME, Mac};
+
+use super::ring::{Direction, HEADER, LEN, SLOT, Slots};
+use super::vnet::{self, VnetHeader};
+use super::{Counts, Rings, Shared, socket};
+use crate::netlink::LinkEvent;
+
+/// Our own mark, a bit the kernel gives no meaning in a transmit slot: reserved by a worker that is copying.
+/// The kernel looks for `SEND_REQUEST` alone and leaves it be.
+const RESERVED: u32 = 1 << 16;
+/// The status without the kernel's time-stamp flags.
+const STATE: u32 = 0x00ff_ffff;
+/// Offset of the frame in a TX slot.
+const FRAME: usize = HEADER + vnet::LEN;
+/// Times one call puts refused slots right before it leaves the rest to the next.
+const MENDS: usize = 4;
+/// EtherType of the Ethernet Configuration Testing Protocol, which switches use for keepalives to themselves.
+const ETHERTYPE_LOOPBACK: u16 = 0x9000;
+
+/// The kernel fills in checksums, cuts segments; the tag goes inline, as a packet socket has no other place.
+const CAPS: Caps = Caps { csum: true, tso: true, tag: false, pad: true };
+
+/// The transmit socket of one life of an interface.
+pub(super) struct TxRing {
+    slots: Slots,
+    fd: OwnedFd,
+    mac: Mac,
+    /// The slot to be reserved next.
+    head: Mutex<usize>,
+    /// Frames were left in the ring: whoever polls next sends again.
+    again: AtomicBool,
+}
+
+impl TxRing {
+    pub(super) fn open(link: &LinkEvent) -> io::Result<TxRing> {
+        let fd = socket::open(link.index, Direction::Tx)?;
+        let slots = Slots::map(fd.as_fd(), Direction::Tx)?;
+        Ok(TxRing { slots, fd, mac: link.mac, head: Mutex::new(0), again: AtomicBool::new(false) })
+    }
+
+    /// Frames that wait for the kernel.
+    pub(super) fn waiting(&self) -> u64 {
+        let waits = |at: &usize| {
+            self.slots.slot(*at).is_some_and(|s| Slots::status(&s) & STATE == libc::TP_STATUS_SEND_REQUEST)
+        };
+        (0..self.slots.count()).filter(waits).count() as u64
+    }
+
+    /// Reserves up to `wanted` slots in a row; returns the first and how many.
+    fn reserve(&self, wanted: usize) -> (usize, usize) {
+        let mut head = self.head.lock().unwrap_or_else(PoisonError::into_inner);
+        let first = *head;
+        let mut got = 0;
+        while got < wanted {
+            let Some(slot) = self.slots.slot(self.slots.after(first, got)) else { break };
+            if Slots::status(&slot) & STATE != libc::TP_STATUS_AVAILABLE {
+                break;
+            }
+            Slots::set_status(&slot, RESERVED);
+            got += 1;
+        }
+        *head = self.slots.after(first, got);
+        (first, got)
+    }
+
+    /// Fills reserved slot `index` with `plan`'s frame of `len` bytes and publishes it; false when it could not
+    /// be written, and a filler was published in its place.
+    #[inline]
+    fn publish(&self, index: usize, plan: &Plan<'_, '_>, len: usize) -> bool {
+        let Some(slot) = self.slots.slot(index) else { return false };
+        let header = VnetHeader::for_plan(plan, len);
+        let written = slot.sub(FRAME, len).is_some_and(|room| plan.write(0, &[room]));
+        if !written {
+            self.publish_filler(&slot);
+            return false;
+        }
+        publish(&slot, header, len);
+        true
+    }
+
+    /// Publishes a frame from the interface to itself: no station takes it up, and a switch drops it, as the
+    /// address it is for is on the port it came from.
+    fn publish_filler(&self, slot: &Slice<'_>) {
+        let mut frame = [0; MIN_FRAME];
+        frame[..6].copy_from_slice(&self.mac.0);
+        frame[6..12].copy_from_slice(&self.mac.0);
+        frame[12..14].copy_from_slice(&ETHERTYPE_LOOPBACK.to_be_bytes());
+        slot.write_at(FRAME, &frame);
+        publish(slot, VnetHeader::default(), frame.len());
+    }
+
+    /// Sends again if frames were left behind.
+    #[inline]
+    pub(super) fn nudge(&self, counts: &Counts) {
+        if self.again.load(Ordering::Relaxed) && self.again.swap(false, Ordering::AcqRel) {
+            self.notify(counts);
+        }
+    }
+
+    /// Has the kernel take what is published. Never called with the lock held.
+    fn notify(&self, counts: &Counts) {
+        for _ in 0..MENDS {
+            let Err(error) = rustix::net::send(&self.fd, &[], SendFlags::DONTWAIT) else { return };
+            match error {
+                // The kernel refused a slot: see `mend`.
+                rustix::io::Errno::INVAL | rustix::io::Errno::MSGSIZE | rustix::io::Errno::FAULT => {
+                    if self.mend(counts) == 0 {
+                        break;
+                    }
+                }
+                // The device or the socket is full, or the interface is down: the slots stay as they are.
+                _ => break,
+            }
+        }
+        counts.tx_busy.fetch_add(1, Ordering::Relaxed);
+        self.again.store(true, Ordering::Release);
+    }
+
+    /// Puts slots right that the kernel refused; returns how many.
+    fn mend(&self, counts: &Counts) -> usize {
+        let _head = self.head.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut mended = 0;
+        for index in 0..self.slots.count() {
+            let Some(slot) = self.slots.slot(index) else { continue };
+            if Slots::status(&slot) & STATE == libc::TP_STATUS_WRONG_FORMAT {
+                self.publish_filler(&slot);
+                mended += 1;
+            }
+        }
+        counts.tx_refused.fetch_add(mended as u64, Ordering::Relaxed);
+        mended
+    }
+}
+
+/// Writes the headers before the frame that lies in `slot`, and hands the slot to the kernel.
+#[inline]
+fn publish(slot: &Slice<'_>, header: VnetHeader, len: usize) {
+    slot.write_at(HEADER, &header.bytes());
+    slot.store_u32(LEN, (vnet::LEN + len) as u32);
+    Slots::set_status(slot, libc::TP_STATUS_SEND_REQUEST);
+}
+
+/// The worker half of an uplink, from the switch.
+pub(crate) struct Transmitter {
+    shared: Arc<Shared>,
+}
+
+impl Transmitter {
+    pub(crate) fn new(shared: Arc<Shared>) -> Transmitter {
+        Transmitter { shared }
+    }
+}
+
+impl Egress for Transmitter {
+    fn deliver(&self, burst: &Burst<'_>, list: &[Delivery], tally: &mut Tally) {
+        let rings = self.shared.rings.load();
+        let refusal = match rings.as_deref() {
+            None => DropReason::NotConnected,
+            // Frames for a dead link are not kept: they would come out old when it is back.
+            Some(_) if !self.shared.state.link_up() => DropReason::PortBlocked,
+            Some(rings) => {
+                for part in list.chunks(BURST) {
+                    deliver_some(rings, burst, part, tally);
+                }
+                // Also when nothing was reserved: a full ring moves on only if somebody asks.
+                return rings.tx.notify(&self.shared.counts);
+            }
+        };
+        list.iter().for_each(|_| tally.dropped(refusal));
+    }
+}
+
+/// Delivers at most [`BURST`] frames.
+fn deliver_some(rings: &Rings, burst: &Burst<'_>, list: &[Delivery], tally: &mut Tally) {
+    let mtu = rings.mtu.load(Ordering::Relaxed) as usize;
+    let mut plans: ArrayVec<Plan<'_, '_>, BURST> = ArrayVec::new();
+    for delivery in list {
+        match plan(burst, delivery, mtu) {
+            Ok(plan) => plans.push(plan),
+            Err(reason) => tally.dropped(reason),
+        }
+    }
+    let (first, got) = rings.tx.reserve(plans.len());
+    for (at, plan) in plans.iter().enumerate() {
+        let len = plan.len(0);
+        if at >= got {
+            tally.dropped(DropReason::RingFull);
+        } else if rings.tx.publish(rings.tx.slots.after(first, at), plan, len) {
+            tally.delivered(len);
+        } else {
+            tally.dropped(DropReason::BadDescriptor);
+        }
+    }
+}
+
+/// The plan of one delivery: always one frame, as the kernel cuts segments.
+#[inline]
+fn plan<'b, 'm>(burst: &'b Burst<'m>, delivery: &Delivery, mtu: usize) -> Result<Plan<'b, 'm>, DropReason> {
+    let plan = Plan::new(burst, delivery, CAPS).ok_or(DropReason::BadDescriptor)?;
+    let frame = plan.frame();
+    let longest = match frame.offload().gso {
+        Some(gso) => usize::from(gso.header) + usize::from(gso.mss),
+        None => frame.len(),
+    };
+    // With a vnet header the kernel does not look at the MTU, and a device may do as it likes with what is longer.
+    if longest > mtu + ETH_HEADER || FRAME + plan.len(0) > SLOT {
+        return Err(DropReason::Oversize);
+    }
+    if vnet::kernel_fills(frame.offload().csum) {
+        return Ok(plan);
+    }
+    Plan::new(burst, delivery, Caps { csum: false, ..CAPS }).ok_or(DropReason::BadDescriptor)
+}
+
+#[cfg(test)]
+#[path = "tx_tests.rs"]
+mod tests;

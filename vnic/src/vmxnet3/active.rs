@@ -1,0 +1,280 @@
+//! What the control half and the worker halves of a card share.
+//!
+//! ```text
+//!  Vmxnet3 (control thread) --+
+//!  TxQueue x 8 (workers) -----+--> Card --ArcSwap--> Active: rings resolved in one DMA map
+//!  RxPath (workers) ----------+      |                 |
+//!                                    |                 +--Arc--> Run: positions, outlive a change of map
+//!                                    +-- BAR0 page, interrupt lines, events, statistics
+//! ```
+
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use arc_swap::ArcSwapOption;
+use arrayvec::ArrayVec;
+use dataplane::PortState;
+use sharedmem::{DmaError, DmaMap, Ring, SharedPage};
+
+use super::interrupts::Lines;
+use super::shared_area::{Conf, MAX_RX_QUEUES, MAX_TX_QUEUES, Part, Place, StartError, Words, at};
+use super::stats::{RxStats, TxStats};
+
+/// A place in a ring and the generation its descriptors have there: it starts at 1 and flips each
+/// time the ring is used up (`VMXNET3_INIT_GEN`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Cursor {
+    /// Index of the next descriptor, below the ring's count.
+    pub index: u32,
+    /// Its generation bit.
+    pub gen_bit: bool,
+}
+
+impl Cursor {
+    /// Where a ring starts.
+    pub fn start() -> Cursor {
+        Cursor { index: 0, gen_bit: true }
+    }
+
+    /// Goes on by one in a ring of `count`.
+    #[inline]
+    pub fn advance(&mut self, count: u32) {
+        self.index += 1;
+        if self.index >= count {
+            self.index = 0;
+            self.gen_bit = !self.gen_bit;
+        }
+    }
+}
+
+/// A cursor that one thread at a time moves.
+#[derive(Debug)]
+pub struct Position(AtomicU32);
+
+impl Position {
+    fn start() -> Position {
+        Position(AtomicU32::new(1))
+    }
+
+    /// Where it is.
+    #[inline]
+    pub fn get(&self) -> Cursor {
+        let raw = self.0.load(Ordering::Acquire);
+        Cursor { index: raw >> 1, gen_bit: raw & 1 == 1 }
+    }
+
+    /// Moves it.
+    #[inline]
+    pub fn set(&self, to: Cursor) {
+        self.0.store(to.index << 1 | u32::from(to.gen_bit), Ordering::Release);
+    }
+}
+
+/// How far a transmit queue has come. One worker at a time uses it.
+#[derive(Debug)]
+pub struct TxState {
+    /// Next descriptor.
+    pub next: Position,
+    /// Next completion.
+    pub completion: Position,
+    /// Why the queue stopped (`VMXNET3_ERR_*`), 0 while it runs.
+    pub error: AtomicU32,
+}
+
+/// How far a receive queue has come.
+#[derive(Clone, Copy, Debug)]
+pub struct RxPositions {
+    /// Next descriptor of ring 1 and ring 2.
+    pub rings: [Cursor; 2],
+    /// Next completion.
+    pub completion: Cursor,
+}
+
+/// What goes on while the VMM changes its DMA map: where each ring stands.
+#[derive(Debug)]
+pub struct Run {
+    /// What the driver configured.
+    pub conf: Conf,
+    /// UPT features in force; the driver may change them while the card runs.
+    pub features: AtomicU64,
+    /// Transmit queues.
+    pub tx: ArrayVec<TxState, MAX_TX_QUEUES>,
+    /// Receive queues. The lock is held to reserve descriptors only.
+    pub rx: ArrayVec<Mutex<RxPositions>, MAX_RX_QUEUES>,
+    /// Set by a worker that found memory of a ring gone; nobody touches the rings after that.
+    failed: AtomicBool,
+}
+
+impl Run {
+    /// All rings at their start.
+    pub fn new(conf: Conf) -> Run {
+        let tx = |_| TxState { next: Position::start(), completion: Position::start(), error: AtomicU32::new(0) };
+        let rx = |_| Mutex::new(RxPositions { rings: [Cursor::start(); 2], completion: Cursor::start() });
+        Run {
+            features: AtomicU64::new(conf.features),
+            tx: conf.tx.iter().map(tx).collect(),
+            rx: conf.rx.iter().map(rx).collect(),
+            failed: AtomicBool::new(false),
+            conf,
+        }
+    }
+
+    /// True when the rings must not be used any more.
+    #[inline]
+    pub fn failed(&self) -> bool {
+        self.failed.load(Ordering::Acquire)
+    }
+
+    /// Says that a ring's memory is gone.
+    pub fn fail(&self) {
+        self.failed.store(true, Ordering::Release);
+    }
+
+    /// True when the driver wants `feature`.
+    #[inline]
+    pub fn wants(&self, feature: u64) -> bool {
+        self.features.load(Ordering::Relaxed) & feature != 0
+    }
+}
+
+/// The rings of a transmit queue.
+#[derive(Clone, Debug)]
+pub struct TxRings {
+    /// Descriptors.
+    pub ring: Ring<4>,
+    /// Completions.
+    pub completions: Ring<4>,
+}
+
+/// The rings of a receive queue.
+#[derive(Clone, Debug)]
+pub struct RxRings {
+    /// Ring 1 and, where the driver has one, ring 2.
+    pub rings: (Ring<4>, Option<Ring<4>>),
+    /// Completions.
+    pub completions: Ring<4>,
+}
+
+/// A card that runs: its rings in one DMA map. Replaced as a whole when the map changes.
+#[derive(Debug)]
+pub struct Active {
+    /// The map frames are looked up in.
+    pub map: Arc<DmaMap>,
+    /// The driver-shared area.
+    pub area: Words,
+    /// The queue descriptors, transmit first.
+    pub queues: Words,
+    /// Transmit queues.
+    pub tx: ArrayVec<TxRings, MAX_TX_QUEUES>,
+    /// Receive queues.
+    pub rx: ArrayVec<RxRings, MAX_RX_QUEUES>,
+    /// What outlives a change of map.
+    pub run: Arc<Run>,
+}
+
+fn resolve(map: &DmaMap, place: Place, part: Part) -> Result<Ring<4>, StartError> {
+    map.ring::<4>(place.iova, place.count).map_err(|e: DmaError| StartError::Memory(part, e))
+}
+
+impl Active {
+    /// Looks the rings of `run` up in `map`.
+    pub fn bind(run: Arc<Run>, map: Arc<DmaMap>) -> Result<Active, StartError> {
+        let (area, queues) = run.conf.memory(&map)?;
+        let mut active = Active { area, queues, tx: ArrayVec::new(), rx: ArrayVec::new(), run, map };
+        for (q, conf) in active.run.conf.tx.iter().enumerate() {
+            let ring = resolve(&active.map, conf.ring, Part::Tx(q))?;
+            let completions = resolve(&active.map, conf.completions, Part::TxCompletions(q))?;
+            active.tx.push(TxRings { ring, completions });
+        }
+        for (q, conf) in active.run.conf.rx.iter().enumerate() {
+            let first = resolve(&active.map, conf.ring, Part::Rx(q, 0))?;
+            let second = conf.ring2.map(|place| resolve(&active.map, place, Part::Rx(q, 1))).transpose()?;
+            let completions = resolve(&active.map, conf.completions, Part::RxCompletions(q))?;
+            active.rx.push(RxRings { rings: (first, second), completions });
+        }
+        Ok(active)
+    }
+
+    /// Makes the completion rings look unused. Only when a driver starts the card.
+    pub fn clear_completions(&self) {
+        let rings = self.tx.iter().map(|q| &q.completions).chain(self.rx.iter().map(|q| &q.completions));
+        for ring in rings {
+            for index in 0..ring.count() {
+                for word in 0..4 {
+                    ring.store(index, word, 0);
+                }
+            }
+        }
+    }
+}
+
+/// What all halves of one card hold.
+pub struct Card {
+    /// Port name, for log lines.
+    pub name: String,
+    /// The port's state in the data path.
+    pub state: Arc<PortState>,
+    /// BAR0: interrupt masks and doorbells, mapped into the guest.
+    pub page: SharedPage,
+    /// Interrupt state.
+    pub lines: Lines,
+    /// The rings, while the driver has the card started.
+    pub active: ArcSwapOption<Active>,
+    /// How many transmit queues run; the cheap look of an idle queue's poll.
+    pub tx_queues: AtomicUsize,
+    /// Transmit statistics, a set per queue; they outlive a restart of the driver.
+    pub tx_stats: [TxStats; MAX_TX_QUEUES],
+    /// Receive statistics likewise.
+    pub rx_stats: [RxStats; MAX_RX_QUEUES],
+    events: Mutex<u32>,
+}
+
+impl Card {
+    /// A card nobody has started.
+    pub fn new(name: String, state: Arc<PortState>, page: SharedPage, lines: Lines) -> Card {
+        Card {
+            name,
+            state,
+            page,
+            lines,
+            active: ArcSwapOption::empty(),
+            tx_queues: AtomicUsize::new(0),
+            tx_stats: Default::default(),
+            rx_stats: Default::default(),
+            events: Mutex::new(0),
+        }
+    }
+
+    fn events(&self) -> MutexGuard<'_, u32> {
+        self.events.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Reports the events in `bits` to the driver, with the event interrupt. Rare; any thread.
+    pub fn report(&self, active: &Active, bits: u32) {
+        {
+            let mut events = self.events();
+            *events |= bits;
+            active.area.store(at::EVENTS, *events);
+        }
+        self.notify(active, active.run.conf.event_vector);
+    }
+
+    /// The driver has seen the events in `bits`.
+    pub fn acknowledge(&self, bits: u32) {
+        let mut events = self.events();
+        *events &= !bits;
+        if let Some(active) = self.active.load().as_ref().filter(|a| !a.run.failed()) {
+            active.area.store(at::EVENTS, *events);
+        }
+    }
+
+    /// Events not acknowledged.
+    pub fn pending_events(&self) -> u32 {
+        *self.events()
+    }
+
+    /// Forgets all events.
+    pub fn clear_events(&self) {
+        *self.events() = 0;
+    }
+}

@@ -1,0 +1,266 @@
+//! From the guest's transmit rings into the switch.
+//!
+//! A driver fills the descriptors of a frame, and flips the generation bit of the first one last; so a worker
+//! that finds the first one valid finds all valid up to the one marked end of packet. The payload is used where it
+//! lies; the completions are written after the burst was forwarded.
+//!
+//! ```text
+//!  word 0,1  address          word 2  len:14 gen:1 oco:1 dtype:1 ext1:1 msscof:14
+//!                             word 3  hlen:10 om:2 eop:1 cq:1 ext2:1 ti:1 tci:16
+//! ```
+//! Layout: `vmxnet3_txdesc` and `vmxnet3_txcompdesc` in FreeBSD's `if_vmxreg.h`. Meaning of `hlen` and
+//! `msscof`: `vmxnet3_isc_txd_encap` in its `if_vmx.c`.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use arrayvec::ArrayVec;
+use dataplane::{BURST, Burst, Csum, DropReason, Gso, Ingress, MAX_FRAME_SLICES, Offload, Sink};
+use sharedmem::{Access, DmaMap, Hint, Ring, Slice};
+use wire::Tag;
+
+use super::active::{Active, Card, Cursor, TxRings, TxState};
+use super::registers::event;
+use super::stats::{Counts, tx as stat};
+
+const LEN_MASK: u32 = 0x3fff;
+/// What a length of 0 means: 2^14.
+const LEN_ZERO: u32 = 1 << 14;
+const GENERATION: u32 = 1 << 14;
+const TYPE: u32 = 1 << 16;
+const MSSCOF_SHIFT: u32 = 18;
+const HEADER_MASK: u32 = 0x3ff;
+const END: u32 = 1 << 12;
+const COMPLETE: u32 = 1 << 13;
+const TAG: u32 = 1 << 15;
+
+/// The longest chain looked at. A driver uses 16 descriptors at most for an ordinary frame, and one per
+/// fragment for a segmentation request; a ring without an end must not cost a walk at each poll.
+const MAX_CHAIN: u32 = 128;
+
+/// Why a queue stopped: `VMXNET3_ERR_NOEOP`, no end of packet in the whole ring.
+const ERR_NO_END: u32 = 0x8000_0000;
+/// `VMXNET3_ERR_BIG_PKT`, too many descriptors for a packet.
+const ERR_TOO_LONG: u32 = 0x8000_0002;
+
+/// Transmit queue `slot` of a card, for the worker that owns it.
+pub struct TxQueue {
+    card: Arc<Card>,
+    slot: usize,
+    hint: Hint,
+}
+
+impl TxQueue {
+    /// The queue of `slot`; it has nothing to do until the driver starts it.
+    pub fn new(card: Arc<Card>, slot: usize) -> TxQueue {
+        TxQueue { card, slot, hint: Hint::default() }
+    }
+}
+
+/// What one look at the ring found.
+enum Found {
+    /// No whole frame.
+    Nothing,
+    /// A frame (good or bad) whose last descriptor is `end`.
+    Frame { end: u32, complete: bool },
+    /// A chain that cannot be one: the queue stops with this error.
+    Broken(u32),
+}
+
+impl Ingress for TxQueue {
+    fn poll(&mut self, sink: &mut dyn Sink) -> usize {
+        if self.slot >= self.card.tx_queues.load(Ordering::Acquire) {
+            return 0;
+        }
+        let guard = self.card.active.load();
+        let Some(active) = guard.as_ref().filter(|a| !a.run.failed()) else { return 0 };
+        if self.slot == 0 {
+            self.card.raise_pending(active);
+        }
+        let (Some(rings), Some(state)) = (active.tx.get(self.slot), active.run.tx.get(self.slot)) else { return 0 };
+        let next = state.next.get();
+        if !valid(rings.ring.load(next.index, 2), next) || state.error.load(Ordering::Relaxed) != 0 {
+            return 0;
+        }
+        serve(&self.card, active, self.slot, rings, state, &mut self.hint, sink)
+    }
+}
+
+#[inline]
+fn valid(word: u32, at: Cursor) -> bool {
+    (word & GENERATION != 0) == at.gen_bit
+}
+
+/// Forwards one burst and completes it.
+fn serve(
+    card: &Card,
+    active: &Active,
+    slot: usize,
+    rings: &TxRings,
+    state: &TxState,
+    hint: &mut Hint,
+    sink: &mut dyn Sink,
+) -> usize {
+    if rings.ring.faulted() || rings.completions.faulted() {
+        active.run.fail();
+        return 0;
+    }
+    let mut burst = Burst::new();
+    let mut ends: ArrayVec<u32, BURST> = ArrayVec::new();
+    let mut next = state.next.get();
+    let mut broken = None;
+    while burst.has_room() {
+        match harvest(&active.map, hint, &rings.ring, &mut next, &mut burst) {
+            Found::Nothing => break,
+            Found::Frame { end, complete } => {
+                if complete {
+                    // Cannot be full: a burst has no more frames than it has places.
+                    let _ = ends.try_push(end);
+                }
+            }
+            Found::Broken(error) => {
+                broken = Some(error);
+                break;
+            }
+        }
+    }
+    let taken = burst.harvested();
+    if taken > 0 {
+        sink.forward(&burst);
+        state.next.set(next);
+        card.tx_stats[slot].add(&count(&burst));
+        drop(burst);
+        complete(rings, state, &ends);
+        if let (false, Some(conf)) = (ends.is_empty(), active.run.conf.tx.get(slot)) {
+            card.notify(active, conf.vector);
+        }
+    }
+    if let Some(error) = broken {
+        state.error.store(error, Ordering::Relaxed);
+        card.report(active, event::TX_ERROR);
+    }
+    taken
+}
+
+/// Takes the frame at `next` into the burst, if it is all there.
+#[inline]
+fn harvest<'m>(map: &'m DmaMap, hint: &mut Hint, ring: &Ring<4>, next: &mut Cursor, burst: &mut Burst<'m>) -> Found {
+    let mut pieces: ArrayVec<Slice<'m>, MAX_FRAME_SLICES> = ArrayVec::new();
+    let mut at = *next;
+    let mut first = [0; 4];
+    let mut len = 0;
+    let mut good = true;
+    for n in 0..ring.count().min(MAX_CHAIN) {
+        let desc = ring.read(at.index, 2);
+        if !valid(desc[2], at) {
+            return Found::Nothing;
+        }
+        if n == 0 {
+            first = desc;
+        }
+        let bytes = match desc[2] & LEN_MASK {
+            0 => LEN_ZERO,
+            bytes => bytes,
+        } as usize;
+        len += bytes;
+        good = good && desc[2] & TYPE == 0 && gather(map, hint, address(&desc), bytes, &mut pieces);
+        let end = at.index;
+        at.advance(ring.count());
+        if desc[3] & END != 0 {
+            *next = at;
+            take(burst, &first, &pieces, len, good);
+            return Found::Frame { end, complete: desc[3] & COMPLETE != 0 };
+        }
+    }
+    Found::Broken(if ring.count() > MAX_CHAIN { ERR_TOO_LONG } else { ERR_NO_END })
+}
+
+#[inline]
+fn address(desc: &[u32; 4]) -> u64 {
+    u64::from(desc[0]) | u64::from(desc[1]) << 32
+}
+
+/// Adds the memory at `iova` to the pieces; false when it is not all there or there are too many.
+#[inline]
+pub(super) fn gather<'m, const N: usize>(
+    map: &'m DmaMap,
+    hint: &mut Hint,
+    iova: u64,
+    len: usize,
+    pieces: &mut ArrayVec<Slice<'m>, N>,
+) -> bool {
+    resolve(map, hint, iova, len, Access::Read, pieces)
+}
+
+/// As [`gather`], for either kind of access. A buffer may span mappings.
+#[inline]
+pub(super) fn resolve<'m, const N: usize>(
+    map: &'m DmaMap,
+    hint: &mut Hint,
+    mut iova: u64,
+    mut len: usize,
+    access: Access,
+    pieces: &mut ArrayVec<Slice<'m>, N>,
+) -> bool {
+    while len > 0 {
+        let Ok(piece) = map.prefix(hint, iova, len, access) else { return false };
+        if pieces.try_push(piece).is_err() {
+            return false;
+        }
+        len -= piece.len();
+        match iova.checked_add(piece.len() as u64) {
+            Some(next) => iova = next,
+            None => return len == 0,
+        }
+    }
+    true
+}
+
+/// Hands the frame to the burst, or counts it as bad.
+#[inline]
+fn take<'m>(burst: &mut Burst<'m>, first: &[u32; 4], pieces: &[Slice<'m>], len: usize, good: bool) {
+    if !good {
+        return burst.reject(DropReason::BadDescriptor, len);
+    }
+    let header = (first[3] & HEADER_MASK) as u16;
+    let msscof = (first[2] >> MSSCOF_SHIFT) as u16;
+    let offload = match first[3] >> 10 & 3 {
+        0 => Offload::default(),
+        2 => Offload { csum: Csum::Fill { start: header, at: msscof }, gso: None },
+        3 => Offload { csum: Csum::AsIs, gso: Some(Gso { mss: msscof, header }) },
+        // Encapsulation is a matter of later revisions than the one this card reports.
+        _ => return burst.reject(DropReason::BadOffload, len),
+    };
+    let tag = (first[3] & TAG != 0).then_some(Tag((first[3] >> 16) as u16));
+    burst.push(pieces, tag, offload);
+}
+
+/// What the burst adds to the queue's statistics.
+fn count(burst: &Burst<'_>) -> Counts {
+    let mut counts = Counts::default();
+    for frame in burst.frames() {
+        counts.good(frame.dst(), frame.len());
+        if let Some(gso) = frame.offload().gso {
+            let payload = frame.len().saturating_sub(gso.header.into());
+            counts.add(stat::TSO, payload.div_ceil(usize::from(gso.mss).max(1)) as u64);
+            counts.add(stat::TSO + 1, frame.len() as u64);
+        }
+    }
+    for (reason, _) in burst.rejected() {
+        let bad = matches!(reason, DropReason::BadDescriptor | DropReason::BadOffload);
+        counts.add(if bad { stat::ERROR } else { stat::DISCARD }, 1);
+    }
+    counts
+}
+
+/// Writes a completion for each frame end.
+fn complete(rings: &TxRings, state: &TxState, ends: &[u32]) {
+    let ring = &rings.completions;
+    let mut at = state.completion.get();
+    for &end in ends {
+        ring.store(at.index, 0, end & 0xfff);
+        ring.store(at.index, 3, u32::from(at.gen_bit) << 31);
+        at.advance(ring.count());
+    }
+    state.completion.set(at);
+}
