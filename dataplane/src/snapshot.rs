@@ -60,7 +60,7 @@ pub struct PortEntry {
 /// Ports, table and domains; built by the control thread, read by workers.
 pub struct Snapshot {
     ports: Vec<Option<PortEntry>>,
-    /// (VLAN, MAC) of every EST and VST port.
+    /// (VLAN, MAC) of every EST and VST port, and of a VGT port whose address another VGT port has in other VLANs.
     table: HashMap<u64, PortId, RandomState>,
     /// MAC of every VGT port; its policy tells the VLANs.
     trunks: HashMap<u64, PortId, RandomState>,
@@ -75,15 +75,6 @@ pub struct Snapshot {
 #[inline]
 fn key(vid: u16, mac: Mac) -> u64 {
     u64::from(vid) << 48 | mac.as_u64()
-}
-
-/// The one VLAN of an EST (0) or VST port; `None` for VGT.
-fn fixed_domain(vlan: &VlanMode) -> Option<u16> {
-    match vlan {
-        VlanMode::Est => Some(0),
-        VlanMode::Vst(vid) => Some(*vid),
-        VlanMode::Vgt(_) => None,
-    }
 }
 
 impl Snapshot {
@@ -108,24 +99,39 @@ impl Snapshot {
 
     /// Enters the addresses guests chose, after all assigned ones: a guest cannot take another's.
     fn add_chosen(&mut self) {
-        let chosen: Vec<(PortId, Option<u16>, Mac)> = self
+        let chosen: Vec<(PortId, VlanMode, Mac)> = self
             .ports()
-            .filter_map(|p| p.vnic().map(|v| (p.id, v)))
-            .filter_map(|(id, v)| Some((id, fixed_domain(&v.policy.vlan), v.chosen_mac?)))
+            .filter_map(|p| p.vnic().and_then(|v| Some((p.id, v.policy.vlan.clone(), v.chosen_mac?))))
             .collect();
-        for (id, domain, mac) in chosen {
-            match domain {
-                Some(vid) if self.lookup(vid, mac).is_none() => _ = self.table.insert(key(vid, mac), id),
-                Some(_) => {}
-                None => _ = self.trunks.entry(mac.as_u64()).or_insert(id),
+        for (id, vlan, mac) in chosen {
+            match &vlan {
+                VlanMode::Est => self.enter(0, mac, id),
+                VlanMode::Vst(vid) => self.enter(*vid, mac, id),
+                // Two trunks with one address, which is fine while they share no VLAN: the second goes VLAN by VLAN.
+                VlanMode::Vgt(set) if self.trunks.contains_key(&mac.as_u64()) => {
+                    set.iter().for_each(|vid| self.enter(vid, mac, id));
+                }
+                VlanMode::Vgt(_) => _ = self.trunks.insert(mac.as_u64(), id),
             }
+        }
+    }
+
+    /// Enters an address in one VLAN unless somebody has it there.
+    fn enter(&mut self, vid: u16, mac: Mac, id: PortId) {
+        if self.lookup(vid, mac).is_none() {
+            self.table.insert(key(vid, mac), id);
         }
     }
 
     fn add(&mut self, entry: PortEntry) {
         let id = entry.id;
         if let Role::Vnic(vnic) = &entry.role {
-            match fixed_domain(&vnic.policy.vlan) {
+            let domain = match &vnic.policy.vlan {
+                VlanMode::Est => Some(0),
+                VlanMode::Vst(vid) => Some(*vid),
+                VlanMode::Vgt(_) => None,
+            };
+            match domain {
                 Some(vid) => {
                     self.table.entry(key(vid, vnic.policy.mac)).or_insert(id);
                     self.domains.entry(vid).or_default().push(id);

@@ -8,10 +8,19 @@ debian_mirrors() {
         awk -F'|' '$2 !~ /security|updates|backports/ { print ($1 == "Debian" ? 0 : 1) "|" $3 }' | sort -u | cut -d'|' -f2
 }
 
+# apt names its sources only after it has fetched their lists once; a bare container comes without.
+ensure_apt_lists() {
+    command -v apt-get >/dev/null || die "no apt-get here: on anything but Debian, install what setup.sh names by hand"
+    if [ -z "$(debian_mirrors)" ]; then
+        as_root apt-get -qq update || die "apt-get update failed"
+    fi
+}
+
 # private_apt DIR SUITE...: makes DIR an apt of its own that knows the given Debian suites.
 private_apt() {
     local dir=$1 mirror suite
     shift
+    ensure_apt_lists
     rm -rf "$dir"
     mkdir -p "$dir"/etc/{apt.conf.d,preferences.d,trusted.gpg.d} "$dir"/state/lists/partial "$dir"/cache/archives/partial
     : >"$dir/status"

@@ -6,7 +6,7 @@ rust_minimum() { sed -n 's/^rust-version *= *"\(.*\)"/\1/p' "$repo/Cargo.toml" |
 rust_bin() {
     local minimum cargo version dir
     minimum=$(rust_minimum)
-    for cargo in "$(command -v cargo)" "$HOME/.cargo/bin/cargo" "$repo/target/rust/bin/cargo"; do
+    for cargo in "$(command -v cargo || true)" "${HOME:-/root}/.cargo/bin/cargo" "$repo/target/rust/bin/cargo"; do
         [ -x "$cargo" ] || continue
         dir=$(dirname "$cargo")
         version=$("$dir/rustc" --version 2>/dev/null | cut -d' ' -f2) || continue

@@ -29,5 +29,9 @@ mod af_packet;
 pub mod netlink;
 mod port;
 
+#[cfg(test)]
+#[path = "../tests/lab/mod.rs"]
+mod lab;
+
 pub use af_packet::{RX_SLOTS, TX_SLOTS};
 pub use port::{OpenError, Uplink, UplinkStats};

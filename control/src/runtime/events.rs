@@ -20,7 +20,7 @@ impl Runtime {
     /// Puts the descriptors that are there from the start into the event loop.
     pub(super) fn register(&mut self) -> std::io::Result<()> {
         let registry = self.poll.registry();
-        registry.register(&mut SourceFd(&self.links.as_raw_fd()), NETLINK, Interest::READABLE)?;
+        registry.register(&mut SourceFd(&self.links.fd()), NETLINK, Interest::READABLE)?;
         registry.register(&mut SourceFd(&self.api.listener_fd()), API_LISTENER, Interest::READABLE)?;
         for (index, vnic) in self.vnics.iter().enumerate() {
             let token = Token(VNIC_FIRST + index);
@@ -45,13 +45,7 @@ impl Runtime {
     }
 
     fn links_ready(&mut self) {
-        let events = match self.links.events() {
-            Ok(events) => events,
-            Err(error) => {
-                tracing::error!("link events cannot be read: {error}");
-                return;
-            }
-        };
+        let events = self.links.events();
         for event in &events {
             for uplink in &mut self.uplinks {
                 let before = (uplink.state.connected(), uplink.state.link_up());
@@ -70,7 +64,7 @@ impl Runtime {
         if self.feed_links() {
             self.publish();
         }
-        self.rearm(self.links.as_raw_fd(), NETLINK);
+        self.rearm(self.links.fd(), NETLINK);
     }
 
     /// mio reports edges: asking again after each look reports what is still there.

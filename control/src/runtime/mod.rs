@@ -132,7 +132,8 @@ impl Runtime {
         let dir = &config.switch.socket_dir.value;
         std::fs::create_dir_all(dir).map_err(|error| RunError::SocketDir { path: dir.clone(), error })?;
         let poll = Poll::new()?;
-        let mut signals = signal_hook_mio::v1_0::Signals::new([signal_hook::consts::SIGTERM, signal_hook::consts::SIGINT])?;
+        let mut signals =
+            signal_hook_mio::v1_0::Signals::new([signal_hook::consts::SIGTERM, signal_hook::consts::SIGINT])?;
         poll.registry().register(&mut signals, events::SIGNALS, mio::Interest::READABLE)?;
         let workers = Workers::new(config.switch.workers.len(), Snapshot::new(Vec::new(), config.switch.mtu));
         let links = LinkMonitor::open()?;
@@ -234,6 +235,9 @@ impl Runtime {
             frames_out += totals.out_frames;
             drops += totals.in_drops.iter().chain(&totals.out_drops).sum::<u64>();
         }
-        tracing::info!("switch {} stops: {frames_in} frames in, {frames_out} out, {drops} dropped by name", self.config.switch.name);
+        tracing::info!(
+            "switch {} stops: {frames_in} frames in, {frames_out} out, {drops} dropped by name",
+            self.config.switch.name
+        );
     }
 }

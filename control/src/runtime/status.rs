@@ -93,7 +93,7 @@ fn uplink_status(uplink: &UplinkPort) -> PortStatus {
         link: LinkStatus::of(uplink.state.connected() && uplink.state.link_up()),
         device: Some(uplink.control.device().to_owned()),
         driver: Some(uplink.control.driver().to_owned()),
-        kernel_drops: Some(uplink.control.stats().kernel_drops),
+        kernel_drops: Some(uplink.control.stats().rx_kernel_drops),
         ..PortStatus::new(&uplink.name, Role::Uplink, &uplink.counters.totals())
     }
 }

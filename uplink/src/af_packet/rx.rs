@@ -3,7 +3,6 @@
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 
 use dataplane::{BURST, Burst, Csum, DropReason, Ingress, Offload, Sink};
 use sharedmem::Slice;
@@ -191,3 +190,7 @@ fn shifted(mut offload: Offload) -> Offload {
     }
     offload
 }
+
+#[cfg(test)]
+#[path = "rx_tests.rs"]
+mod tests;

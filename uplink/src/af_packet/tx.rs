@@ -174,19 +174,23 @@ impl Egress for Transmitter {
             // Frames for a dead link are not kept: they would come out old when it is back.
             Some(_) if !self.shared.state.link_up() => DropReason::PortBlocked,
             Some(rings) => {
+                let mut ask = false;
                 for part in list.chunks(BURST) {
-                    deliver_some(rings, burst, part, tally);
+                    ask |= deliver_some(rings, burst, part, tally);
                 }
-                // Also when nothing was reserved: a full ring moves on only if somebody asks.
-                return rings.tx.notify(&self.shared.counts);
+                if ask {
+                    rings.tx.notify(&self.shared.counts);
+                }
+                return;
             }
         };
         list.iter().for_each(|_| tally.dropped(refusal));
     }
 }
 
-/// Delivers at most [`BURST`] frames.
-fn deliver_some(rings: &Rings, burst: &Burst<'_>, list: &[Delivery], tally: &mut Tally) {
+/// Delivers at most [`BURST`] frames. True when the kernel is to be asked to look: also when no slot was free, as
+/// a full ring moves on only if somebody asks.
+fn deliver_some(rings: &Rings, burst: &Burst<'_>, list: &[Delivery], tally: &mut Tally) -> bool {
     let mtu = rings.mtu.load(Ordering::Relaxed) as usize;
     let mut plans: ArrayVec<Plan<'_, '_>, BURST> = ArrayVec::new();
     for delivery in list {
@@ -206,6 +210,7 @@ fn deliver_some(rings: &Rings, burst: &Burst<'_>, list: &[Delivery], tally: &mut
             tally.dropped(DropReason::BadDescriptor);
         }
     }
+    !plans.is_empty()
 }
 
 /// The plan of one delivery: always one frame, as the kernel cuts segments.

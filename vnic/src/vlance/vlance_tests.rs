@@ -139,6 +139,54 @@ fn as_linux_pcnet32_drives_it() {
     assert_eq!(rig.bcr(20) & 0xff, 0);
 }
 
+/// The registers `ethtool -d` shows under Linux 6.1, against what the same driver sees on QEMU's pcnet.
+/// Left out: the chip's internal pointers, and the ring lengths, which the data sheet has as two's complements.
+#[test]
+fn the_register_dump_of_a_running_card() {
+    let mut rig = Rig::new(2, 5, 4);
+    rig.inw(0x14);
+    rig.set_csr(4, 0x0915);
+    rig.initialise(0x0080, 0x0040_0001_0080_0000);
+    assert_eq!(rig.csr(0), 0x0181);
+    rig.set_csr(0, 0x0042);
+    assert_eq!(rig.csr(0), 0x01f3);
+    rig.set_csr(0, 0x01b0);
+    rig.set_csr(0, 0x0040);
+    assert_eq!(rig.csr(0), 0x0073);
+    rig.set_csr(5, 1);
+    let prom = [0, 2, 4, 6, 8, 10, 12, 14].map(|port| rig.inw(port));
+    assert_eq!(prom, [0x5000, 0x0056, 0x0200, 0, 0x1100, 0, 0x0167, 0x5757]);
+    let csrs = [
+        (1, 0x0000),
+        (2, 0x0010),
+        (3, 0),
+        (4, 0x0915),
+        (5, 1),
+        (6, 0x4500),
+        (8, 0),
+        (9, 0x0080),
+        (10, 0x0001),
+        (11, 0x0040),
+        (12, 0x5000),
+        (13, 0x0056),
+        (14, 0x0200),
+        (15, 0x0080),
+        (17, 0x0010),
+        (58, 0x0302),
+        (80, 0x1410),
+        (82, 0),
+        (88, 0x1003),
+        (89, 0x0262),
+        (112, 0),
+        (114, 0),
+    ];
+    csrs.iter().for_each(|(index, value)| assert_eq!(rig.csr(*index), *value, "CSR{index}"));
+    let bcrs = [5, 5, 2, 0, 0x80c0, 0x84, 0x88, 0x90, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0x9001, 2, 0x0302, 0, 0xff06];
+    (0..36).for_each(|i| assert_eq!(rig.bcr(i), *bcrs.get(usize::from(i)).unwrap_or(&0), "BCR{i}"));
+    rig.set_csr(5, 0);
+    assert_eq!(rig.csr(0), 0x0073);
+}
+
 #[test]
 fn sends_single_and_chained() {
     for style in STYLES {

@@ -36,14 +36,17 @@ impl Cursor {
         Cursor { index: 0, gen_bit: true }
     }
 
+    /// The place `n` (at most `count`) further on in a ring of `count`.
+    #[inline]
+    pub fn ahead(self, n: u32, count: u32) -> Cursor {
+        let index = self.index + n;
+        if index < count { Cursor { index, ..self } } else { Cursor { index: index - count, gen_bit: !self.gen_bit } }
+    }
+
     /// Goes on by one in a ring of `count`.
     #[inline]
     pub fn advance(&mut self, count: u32) {
-        self.index += 1;
-        if self.index >= count {
-            self.index = 0;
-            self.gen_bit = !self.gen_bit;
-        }
+        *self = self.ahead(1, count);
     }
 }
 
@@ -88,6 +91,9 @@ pub struct RxPositions {
     pub rings: [Cursor; 2],
     /// Next completion.
     pub completion: Cursor,
+    /// Descriptors from `rings` on that are known to be the device's; counted only for a completion ring that
+    /// could be overrun.
+    pub armed: [u32; 2],
 }
 
 /// What goes on while the VMM changes its DMA map: where each ring stands.
@@ -109,7 +115,8 @@ impl Run {
     /// All rings at their start.
     pub fn new(conf: Conf) -> Run {
         let tx = |_| TxState { next: Position::start(), completion: Position::start(), error: AtomicU32::new(0) };
-        let rx = |_| Mutex::new(RxPositions { rings: [Cursor::start(); 2], completion: Cursor::start() });
+        let rx =
+            |_| Mutex::new(RxPositions { rings: [Cursor::start(); 2], completion: Cursor::start(), armed: [0; 2] });
         Run {
             features: AtomicU64::new(conf.features),
             tx: conf.tx.iter().map(tx).collect(),

@@ -12,6 +12,7 @@
 //! | `shared_area` | where things lie in the driver's memory, read once and checked |
 //! | `active` | what control and workers share |
 //! | `tx`, `rx` | the rings |
+//! | `checksums` | what a receive completion says of them |
 //! | `filter` | receive mode, group addresses, VLANs |
 //! | `interrupts` | masks, pending vectors, INTx |
 //! | `stats` | the counters the driver reads |
@@ -20,6 +21,7 @@
 //! [`DmaMap`] of arbitrary memory, interleaved with polls and deliveries, are what a fuzzer drives.
 
 mod active;
+mod checksums;
 pub mod commands;
 mod filter;
 mod interrupts;

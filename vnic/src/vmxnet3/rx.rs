@@ -19,13 +19,11 @@
 use std::sync::{Arc, PoisonError};
 
 use arrayvec::ArrayVec;
-use dataplane::{BURST, Burst, Caps, Csum, Delivery, DropReason, Egress, MAX_FRAME_SLICES, Plan, Tally};
+use dataplane::{BURST, Burst, Caps, Delivery, DropReason, Egress, MAX_FRAME_SLICES, Plan, Tally};
 use sharedmem::{Access, Hint, Ring, Slice};
-use wire::be16;
-use wire::checksum::sum_be;
-use wire::ip::{TCP, Transport, UDP};
 
 use super::active::{Active, Card, Cursor, RxPositions, RxRings};
+use super::checksums::{NO_CSUM, verdict};
 use super::shared_area::feature;
 use super::stats::{Counts, rx as stat};
 use super::tx::resolve;
@@ -36,15 +34,8 @@ const GENERATION: u32 = 1 << 31;
 
 const RCD_END: u32 = 1 << 14;
 const RCD_START: u32 = 1 << 15;
-const RCD_NO_CSUM: u32 = 1 << 30;
 const RCD_ERROR: u32 = 1 << 14;
 const RCD_TAG: u32 = 1 << 15;
-const RCD_L4_GOOD: u32 = 1 << 16;
-const RCD_UDP: u32 = 1 << 17;
-const RCD_TCP: u32 = 1 << 18;
-const RCD_IP_GOOD: u32 = 1 << 19;
-const RCD_V6: u32 = 1 << 20;
-const RCD_V4: u32 = 1 << 21;
 /// Frame CRC correct: there is none on this wire.
 const RCD_FCS: u32 = 1 << 23;
 /// `VMXNET3_CDTYPE_RXCOMP`.
@@ -222,20 +213,21 @@ impl<'a> Path<'a> {
         if len > self.longest {
             return Err(DropReason::Oversize);
         }
+        let free = self.free_completions(positions);
         let mut now = *positions;
         let ring = &self.rings.rings.0;
         let mut desc = self.next(ring, now.rings[0])?;
         let mut skipped = 0;
         while desc[2] & BODY != 0 {
-            now.rings[0].advance(ring.count());
+            pass(&mut now, 0, ring.count());
             skipped += 1;
             if skipped == MAX_SKIP {
-                positions.rings[0] = now.rings[0];
+                *positions = now;
                 return Err(DropReason::RingFull);
             }
             desc = self.next(ring, now.rings[0])?;
         }
-        let mut left = len as u32;
+        let (mut left, first) = (len as u32, buffers.len());
         self.take(&desc, 0, &mut now, &mut left, buffers)?;
         for _ in 1..MAX_BUFFERS {
             if left == 0 {
@@ -247,8 +239,32 @@ impl<'a> Path<'a> {
         if left > 0 {
             return Err(DropReason::Oversize);
         }
+        if buffers.len() - first > free {
+            return Err(DropReason::RingFull);
+        }
         *positions = now;
         Ok(())
+    }
+
+    /// Completions that may be written before the driver has read any: no end to them when the completion ring has a
+    /// slot for every descriptor. Where it has not (no known driver does that), what is not the device's
+    /// counts as a completion unread.
+    fn free_completions(&self, positions: &mut RxPositions) -> usize {
+        let rings = [Some(&self.rings.rings.0), self.rings.rings.1.as_ref()];
+        let slots = self.rings.completions.count();
+        if slots >= rings.iter().flatten().map(|ring| ring.count()).sum() {
+            return usize::MAX;
+        }
+        let mut unread = 0;
+        for (which, ring) in rings.into_iter().enumerate() {
+            let Some(ring) = ring else { continue };
+            let (next, armed, count) = (positions.rings[which], &mut positions.armed[which], ring.count());
+            while *armed < count && self.next(ring, next.ahead(*armed, count)).is_ok() {
+                *armed += 1;
+            }
+            unread += count - *armed;
+        }
+        slots.saturating_sub(unread) as usize
     }
 
     /// The descriptor at `at`, if the driver has given it.
@@ -281,8 +297,7 @@ impl<'a> Path<'a> {
     ) -> Result<(), DropReason> {
         let completions = &self.rings.completions;
         let slot = now.completion;
-        // A slot that has this round's generation is one a slower worker has still to fill (it would then be two
-        // rounds old), or the driver's ring is smaller than what it asks for: either way not free.
+        // A slot that has this round's generation already is two rounds old: a slower worker has still to fill it.
         if (completions.load(slot.index, 3) & GENERATION != 0) == slot.gen_bit {
             return Err(DropReason::RingFull);
         }
@@ -293,7 +308,7 @@ impl<'a> Path<'a> {
         let tell = now.rings[which].index & 0xfff | (self.queue + which as u32 * queues) << 16;
         let iova = u64::from(desc[0]) | u64::from(desc[1]) << 32;
         buffers.try_push(Buffer { iova, used, tell, slot }).map_err(|_| DropReason::Oversize)?;
-        now.rings[which].advance(count);
+        pass(now, which, count);
         now.completion.advance(completions.count());
         *left -= used;
         Ok(())
@@ -324,7 +339,7 @@ impl<'a> Path<'a> {
         // Never for a frame with its tag inline: Linux's driver stops the guest when a completion says TCP and the frame
         // does not start as one.
         let known = good && self.csum && !of.inline_tag;
-        let (no_csum, verdict) = if known { verdict(&of.plan) } else { (RCD_NO_CSUM, 0) };
+        let (no_csum, verdict) = if known { verdict(&of.plan) } else { (NO_CSUM, 0) };
         let tag = of.plan.side_tag().map_or(0, |tag| RCD_TAG | u32::from(tag.0) << 16);
         let last = buffers.len().saturating_sub(1);
         let ring = &self.rings.completions;
@@ -340,33 +355,9 @@ impl<'a> Path<'a> {
     }
 }
 
-/// What the driver is told of the checksums: "not calculated" in word 0, or the bits of word 3. Only what is
-/// known is claimed.
-fn verdict(plan: &Plan<'_, '_>) -> (u32, u32) {
-    const UNKNOWN: (u32, u32) = (RCD_NO_CSUM, 0);
-    if plan.csum() != Csum::Good {
-        return UNKNOWN;
-    }
-    let head = plan.frame().head();
-    let Some(t) = Transport::parse(head) else { return UNKNOWN };
-    let (l4, field) = match t.protocol {
-        TCP => (RCD_TCP, t.l4 + 16),
-        UDP => (RCD_UDP, t.l4 + 6),
-        _ => return UNKNOWN,
-    };
-    // A sender may have asked for a sum somewhere else in the frame.
-    if let Csum::Fill { start, at } = plan.frame().offload().csum
-        && (usize::from(start), usize::from(at)) != (t.l4, field)
-    {
-        return UNKNOWN;
-    }
-    if t.v6 {
-        return (0, RCD_V6 | l4 | RCD_L4_GOOD);
-    }
-    // A first fragment has only part of what the checksum covers.
-    if be16(head, t.l3 + 6).is_none_or(|flags| flags & 0x2000 != 0) {
-        return UNKNOWN;
-    }
-    let ip = plan.count() > 1 || head.get(t.l3..t.l4).is_some_and(|header| sum_be(header) == 0xffff);
-    (0, RCD_V4 | l4 | RCD_L4_GOOD | if ip { RCD_IP_GOOD } else { 0 })
+/// Goes past a descriptor of ring `which`.
+#[inline]
+fn pass(now: &mut RxPositions, which: usize, count: u32) {
+    now.rings[which].advance(count);
+    now.armed[which] = now.armed[which].saturating_sub(1);
 }

@@ -108,12 +108,8 @@ pub mod queue {
     pub const CONTROL: u64 = 0;
     /// Transmit: announce when so many are waiting.
     pub const THRESHOLD: u64 = 4;
-    /// Ring (receive: ring 1), 64 bits.
+    /// Three addresses of 64 bits. Transmit: ring, data ring, completions. Receive: ring 1, ring 2, completions.
     pub const RING: u64 = 16;
-    /// Transmit: data ring. Receive: ring 2.
-    pub const RING2: u64 = 24;
-    /// Completion ring.
-    pub const COMPLETIONS: u64 = 32;
     /// Sizes of the three.
     pub const COUNTS: u64 = 56;
     /// Interrupt vector (8 bits).

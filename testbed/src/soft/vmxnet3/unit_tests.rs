@@ -70,7 +70,7 @@ fn a_segmentation_request_as_descriptors() {
 #[test]
 fn completions_must_come_in_order() {
     let (ram, page, mut tx, _) = parts(1500);
-    let completions = word64(&ram, ram.base() + 768 + queue::COMPLETIONS);
+    let completions = word64(&ram, ram.base() + 768 + queue::RING + 16);
     for _ in 0..2 {
         assert!(tx.push(&ram, &page, &TxFrame::plain(&[&[0; 200]])).unwrap());
     }
@@ -87,7 +87,7 @@ fn completions_must_come_in_order() {
 fn frames_over_several_buffers() {
     let (ram, page, _, mut rx) = parts(9000);
     let descriptor = ram.base() + 768 + queue::LEN;
-    let (ring, completions) = (word64(&ram, descriptor + queue::RING), word64(&ram, descriptor + queue::COMPLETIONS));
+    let (ring, completions) = (word64(&ram, descriptor + queue::RING), word64(&ram, descriptor + queue::RING + 16));
     // 9022 bytes: a head of 3072, a page, and a page for the rest.
     let shape: Vec<u32> = (0..4).map(|i| words(&ram, ring + 16 * i)[2]).collect();
     let body = 1 << 14;
@@ -114,7 +114,7 @@ fn frames_over_several_buffers() {
 #[test]
 fn a_card_that_overruns_a_buffer_is_caught() {
     let (ram, page, _, mut rx) = parts(1500);
-    let completions = word64(&ram, ram.base() + 768 + queue::LEN + queue::COMPLETIONS);
+    let completions = word64(&ram, ram.base() + 768 + queue::LEN + queue::RING + 16);
     for (words, what) in [
         ([3 << 14, 0, 1523, 3 << 24 | 1 << 31], "overrun"),
         ([3 << 14 | 500, 0, 60, 3 << 24 | 1 << 31], "index"),

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use dataplane::{DropReason, Grace, Multicast, RxFilter};
+use dataplane::{Burst, DropReason, Grace, Multicast, RxFilter, Sink};
 use rustix::event::{EventfdFlags, eventfd};
 use sharedmem::{DmaMap, Mapping};
 use wire::{Mac, Tag};
@@ -329,7 +329,7 @@ fn after_a_stop_no_worker_touches_guest_memory() {
         }
         moved
     });
-    for round in 0..200 {
+    for round in 0..60 {
         guest.lay_out();
         assert_eq!(guest.activate(), 0);
         guest.send(0, &[&ether(PEER, MAC, 64, 1)], Ask::default());
@@ -352,6 +352,52 @@ fn after_a_stop_no_worker_touches_guest_memory() {
     }
     stop.store(true, Ordering::Relaxed);
     assert!(worker.join().unwrap() > 100);
+}
+
+/// A sink that says when a worker is in it, and stays there a while.
+struct Slow {
+    inside: Arc<AtomicBool>,
+    left: Arc<AtomicBool>,
+}
+
+impl Sink for Slow {
+    fn forward(&mut self, _: &Burst<'_>) {
+        self.inside.store(true, Ordering::SeqCst);
+        std::thread::sleep(std::time::Duration::from_millis(30));
+        self.left.store(true, Ordering::SeqCst);
+    }
+}
+
+#[test]
+fn a_stop_waits_for_the_worker_in_the_ring() {
+    type Stop = fn(&mut Guest);
+    let stops: [Stop; 4] = [
+        |g| g.set_reg(CMD, QUIESCE_DEV),
+        |g| g.set_reg(CMD, RESET_DEV),
+        |g| g.model.reset(),
+        |g| g.model.set_map(Arc::default()),
+    ];
+    for (i, stop) in stops.into_iter().enumerate() {
+        let grace = Grace::new(1);
+        let mut guest = Guest::with_grace(Options::default(), grace.clone());
+        guest.lay_out();
+        guest.activate();
+        guest.send(0, &[&ether(PEER, MAC, 64, 1)], Ask::default());
+        let (inside, left) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicBool::new(false)));
+        let mut slow = Slow { inside: inside.clone(), left: left.clone() };
+        let (mut queue, ticker) = (guest.queues.remove(0), grace.ticker(0).unwrap());
+        let worker = std::thread::spawn(move || {
+            assert_eq!(queue.poll(&mut slow), 1);
+            ticker.tick();
+        });
+        while !inside.load(Ordering::SeqCst) {
+            std::thread::yield_now();
+        }
+        stop(&mut guest);
+        assert!(left.load(Ordering::SeqCst), "stop {i}");
+        assert_eq!(guest.completed(0), [0], "what was sent is completed first");
+        worker.join().unwrap();
+    }
 }
 
 #[test]

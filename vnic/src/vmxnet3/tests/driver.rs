@@ -209,16 +209,18 @@ impl Guest {
         out
     }
 
+    /// Ordered: what was put before is seen before.
     pub fn put32(&self, iova: u64, value: u32) {
-        self.put(iova, &value.to_le_bytes());
+        assert!(self.region.slice((iova - BASE) as usize, 4).unwrap().store_u32(0, value));
     }
 
     pub fn put64(&self, iova: u64, value: u64) {
         self.put(iova, &value.to_le_bytes());
     }
 
+    /// Ordered: what is got after is read after.
     pub fn get32(&self, iova: u64) -> u32 {
-        u32::from_le_bytes(self.get(iova, 4).try_into().unwrap())
+        self.region.slice((iova - BASE) as usize, 4).unwrap().load_u32(0).unwrap()
     }
 
     pub fn get64(&self, iova: u64) -> u64 {
@@ -440,7 +442,9 @@ impl Guest {
         let mut current: Option<Received> = None;
         loop {
             let desc = self.rx_completions() + u64::from(self.rx.completion.at) * 16;
-            let w: Vec<u32> = (0..4).map(|i| self.get32(desc + i * 4)).collect();
+            // The word with the generation first.
+            let mut w: Vec<u32> = (0..4).rev().map(|i| self.get32(desc + i * 4)).collect();
+            w.reverse();
             if w[3] >> 31 != self.rx.completion.generation() {
                 assert!(current.is_none(), "the start is published last");
                 return out;

@@ -1,0 +1,236 @@
+//! Random switches and random frames: what comes out is what the model says and the invariants allow.
+
+use std::collections::BTreeMap;
+
+use dataplane::Caps;
+use portgroups::VlanMode;
+use proptest::collection::vec;
+use proptest::option::weighted;
+use proptest::prelude::*;
+use proptest::sample::select;
+use wire::{Mac, Tag};
+
+use crate::fake::Received;
+use crate::frames::{Kind, Shape, id_of, seen_tag};
+use crate::model::{Fate, Model};
+use crate::spec::{FilterSpec, Peer, SwitchSpec, UplinkSpec, VnicSpec};
+use crate::switch::Switch;
+
+const GROUPS: [Mac; 2] = [Mac([1, 0, 0x5e, 0, 0, 1]), Mac([0x33, 0x33, 0, 0, 0, 1])];
+const VLANS: [u16; 5] = [0, 10, 20, 30, 4094];
+
+fn assigned(index: usize) -> Mac {
+    Mac([0, 0x50, 0x56, 0, 0, index as u8])
+}
+
+/// Addresses that belong to nobody at first.
+fn spare(index: usize) -> Mac {
+    Mac([2, 0, 0, 0, 0, index as u8])
+}
+
+fn vlan_mode() -> impl Strategy<Value = VlanMode> {
+    prop_oneof![
+        2 => Just(VlanMode::Est),
+        4 => select(vec![10, 20]).prop_map(VlanMode::Vst),
+        3 => select(vec!["0,10", "10,20-29", "0-4094", "30"]).prop_map(|set| VlanMode::Vgt(set.parse().unwrap())),
+    ]
+}
+
+fn caps() -> impl Strategy<Value = Caps> {
+    any::<[bool; 4]>().prop_map(|[csum, tso, tag, pad]| Caps { csum: csum || tso, tso, tag, pad })
+}
+
+fn filter() -> impl Strategy<Value = FilterSpec> {
+    (
+        prop::bool::weighted(0.9),
+        prop::bool::weighted(0.9),
+        prop::bool::weighted(0.2),
+        prop::bool::weighted(0.3),
+        prop::sample::subsequence(GROUPS.to_vec(), 0..=2),
+        weighted(0.2, prop::sample::subsequence(VLANS[1..].to_vec(), 0..=3)),
+    )
+        .prop_map(|(unicast, broadcast, all_multicast, promiscuous, groups, vlans)| FilterSpec {
+            unicast,
+            broadcast,
+            all_multicast,
+            promiscuous,
+            groups,
+            hash: None,
+            vlans,
+        })
+}
+
+/// A card as its owner configured it and its guest left it. A guest may have chosen its neighbour's address.
+fn vnic(index: usize, uplinks: usize) -> impl Strategy<Value = VnicSpec> {
+    let uplink = weighted(0.8, 0..uplinks.max(1)).prop_map(move |u| u.filter(|_| uplinks > 0));
+    let security = any::<[bool; 3]>();
+    let programmed = weighted(0.3, prop_oneof![(1..4usize).prop_map(spare), (0..6usize).prop_map(assigned)]);
+    let state =
+        (prop::bool::weighted(0.9), prop::bool::weighted(0.95), prop::bool::weighted(0.9)).prop_map(<[bool; 3]>::from);
+    (vlan_mode(), uplink, security, programmed, state, filter(), caps()).prop_map(
+        move |(vlan, uplink, security, programmed, [started, connected, link], filter, can)| VnicSpec {
+            name: format!("vnic{index}"),
+            vlan,
+            mac: assigned(index),
+            programmed,
+            started,
+            connected,
+            link,
+            uplink: uplink.map(|u| format!("vmnic{u}")),
+            promiscuous: security[0],
+            mac_changes: security[1],
+            forged_transmits: security[2],
+            filter,
+            peer: Peer { can: Some(can), ..Peer::default() },
+        },
+    )
+}
+
+fn switch() -> impl Strategy<Value = SwitchSpec> {
+    (0..=3usize, 1..=6usize).prop_flat_map(|(uplinks, vnics)| {
+        let uplinks_spec = vec((prop::bool::weighted(0.8), caps()), uplinks).prop_map(|list| {
+            let uplink = |(index, (used, can)): (usize, (bool, Caps))| UplinkSpec {
+                name: format!("vmnic{index}"),
+                used,
+                peer: Peer { can: Some(can), ..Peer::default() },
+            };
+            list.into_iter().enumerate().map(uplink).collect::<Vec<_>>()
+        });
+        let vnics_spec = (0..vnics).map(|index| vnic(index, uplinks)).collect::<Vec<_>>();
+        (vnics_spec, uplinks_spec).prop_map(|(vnics, uplinks)| SwitchSpec { mtu: 1500, vnics, uplinks })
+    })
+}
+
+fn tag() -> impl Strategy<Value = Tag> {
+    (select(VLANS.to_vec()), 0..8u8).prop_map(|(vid, pcp)| Tag::new(vid, pcp))
+}
+
+fn address() -> impl Strategy<Value = Mac> {
+    prop_oneof![(0..6usize).prop_map(assigned), (1..5usize).prop_map(spare)]
+}
+
+/// A frame, the port it comes in by (to be taken modulo the ports), and how it is cut up in memory.
+fn frame() -> impl Strategy<Value = (usize, bool, Shape, Vec<usize>)> {
+    let dst = prop_oneof![
+        6 => address(),
+        2 => Just(Mac::BROADCAST),
+        2 => select(GROUPS.to_vec()),
+        1 => Just(Mac::BPDU),
+    ];
+    let kind = prop_oneof![
+        3 => Just(Kind::Plain),
+        2 => (any::<bool>(), weighted(0.7, 500..1500u16)).prop_map(|(v6, mss)| Kind::Tcp { v6, mss }),
+    ];
+    let payload = prop_oneof![4..200usize, 1400..1600usize, 4..20_000usize];
+    (any::<usize>(), any::<bool>(), dst, address(), weighted(0.5, tag()), any::<bool>(), weighted(0.1, tag()), payload, kind, vec(0..2000usize, 0..4))
+        .prop_map(|(from, own, dst, src, tag, in_band, inner, payload, kind, cuts)| {
+            let inner = inner.filter(|_| tag.is_some() && kind == Kind::Plain);
+            (from, own, Shape { dst, src, tag, in_band, inner, payload, kind, id: (0, 0) }, cuts)
+        })
+}
+
+/// What one port is to receive: of which frames, with which tags.
+type Expected = BTreeMap<(u16, u16), Option<Tag>>;
+
+/// What the model expects: deliveries and drops, per port.
+struct Books {
+    out: Vec<Expected>,
+    drops: BTreeMap<(usize, &'static str, &'static str), u64>,
+}
+
+fn expect(spec: &SwitchSpec, frames: &[(usize, Shape)]) -> Books {
+    let ports = spec.vnics.len() + spec.uplinks.len();
+    let mut books = Books { out: vec![Expected::new(); ports], drops: BTreeMap::new() };
+    for (from, shape) in frames {
+        match Model(spec).forward(*from, shape) {
+            Err(reason) => *books.drops.entry((*from, "in", reason.name())).or_default() += 1,
+            Ok(fates) => {
+                for (port, fate) in fates {
+                    match fate {
+                        Fate::Gets(tag) => _ = books.out[port].insert(shape.id, tag),
+                        Fate::Refuses(reason) => *books.drops.entry((port, "out", reason.name())).or_default() += 1,
+                    }
+                }
+            }
+        }
+    }
+    books
+}
+
+/// The invariants, told without the model, of one frame that `port` received.
+fn check_invariants(spec: &SwitchSpec, port: usize, from: usize, shape: &Shape, got: &Received) -> Result<(), String> {
+    let vnics = spec.vnics.len();
+    if port == from {
+        return Err("back to the sender".into());
+    }
+    if port >= vnics && from >= vnics {
+        return Err("from uplink to uplink".into());
+    }
+    // The VLAN the frame is in, by where it came from; EST's is 0.
+    let vlan = |index: usize, tag: Option<Tag>| match spec.vnics.get(index).map(|v| &v.vlan) {
+        Some(VlanMode::Vst(vid)) => *vid,
+        Some(VlanMode::Est) => 0,
+        _ => tag.map_or(0, Tag::vid),
+    };
+    // A second tag of the sender's is payload: it is seen where the first one is not shown.
+    let shown = seen_tag(got).filter(|t| Some(*t) != shape.inner || shape.inner == shape.tag);
+    let (sent, seen) = (vlan(from, shape.tag), vlan(port, shown));
+    if sent != seen { Err(format!("from VLAN {sent} into VLAN {seen}")) } else { Ok(()) }
+}
+
+fn check_port(spec: &SwitchSpec, switch: &Switch, port: usize, frames: &[(usize, Shape)], want: &Expected) -> Result<(), String> {
+    let name = &switch.ports[port].name;
+    let mut by_frame: BTreeMap<(u16, u16), Vec<Received>> = BTreeMap::new();
+    for one in switch.received(port) {
+        let id = id_of(&one).ok_or_else(|| format!("{name}: a frame nobody sent"))?;
+        let (from, shape) = &frames[usize::from(id.1)];
+        check_invariants(spec, port, *from, shape, &one).map_err(|e| format!("{name}: frame {id:?}: {e}"))?;
+        by_frame.entry(id).or_default().push(one);
+    }
+    if !by_frame.keys().eq(want.keys()) {
+        return Err(format!("{name}: got frames {:?}, {:?} expected", by_frame.keys(), want.keys()));
+    }
+    for (id, got) in &by_frame {
+        let (_, shape) = &frames[usize::from(id.1)];
+        let caps = switch.ports[port].egress.caps();
+        shape.check(got, caps, want[id]).map_err(|e| format!("{name}: frame {id:?}: {e}"))?;
+    }
+    Ok(())
+}
+
+fn run(spec: &SwitchSpec, frames: Vec<(usize, bool, Shape, Vec<usize>)>) -> Result<(), String> {
+    let mut switch = Switch::new(spec, 1);
+    let ports = switch.ports.len();
+    let mut queues: Vec<Vec<_>> = vec![Vec::new(); ports];
+    let mut shapes = Vec::new();
+    for (number, (from, own, mut shape, cuts)) in frames.into_iter().enumerate() {
+        let from = from % ports;
+        shape.id = (from as u16, number as u16);
+        if let Some(vnic) = spec.vnics.get(from).filter(|_| own) {
+            shape.src = vnic.mac;
+        }
+        queues[from].push(shape.sent(cuts));
+        shapes.push((from, shape));
+    }
+    let done: Vec<_> = queues.into_iter().enumerate().map(|(port, list)| switch.send(port, 0, list.into_iter())).collect();
+    switch.run(&done);
+    switch.check_sums()?;
+    let books = expect(spec, &shapes);
+    for port in 0..ports {
+        check_port(spec, &switch, port, &shapes, &books.out[port])?;
+    }
+    let drops: BTreeMap<_, _> =
+        switch.drops().into_iter().map(|(port, way, reason, n)| ((switch.index(&port), way, reason), n)).collect();
+    if drops == books.drops { Ok(()) } else { Err(format!("drops {drops:?}\n  expected {:?}", books.drops)) }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 40000, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn random_switches_do_as_the_model_says(spec in switch(), frames in vec(frame(), 1..80)) {
+        if let Err(error) = run(&spec, frames) {
+            return Err(TestCaseError::fail(error));
+        }
+    }
+}

@@ -1,0 +1,263 @@
+//! The control half of an uplink.
+
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use arc_swap::ArcSwapOption;
+use dataplane::{Egress, Grace, Ingress, PortState};
+
+use crate::af_packet::{Counts, Receiver, Rings, Shared, Transmitter};
+use crate::netlink::{self, LinkEvent};
+
+/// Why an uplink could not be opened: one sentence, with the mend where there is one.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    /// There is no such interface.
+    #[error("there is no network interface \"{device}\"; `ip link` shows those that are there")]
+    NoInterface {
+        /// The name asked for.
+        device: String,
+    },
+    /// The interface carries something else than Ethernet frames.
+    #[error("network interface \"{device}\" is not Ethernet; give an uplink an Ethernet interface")]
+    NotEthernet {
+        /// The interface.
+        device: String,
+    },
+    /// The process may not open packet sockets.
+    #[error("no permission to open network interface \"{device}\"; run as root or give the program CAP_NET_RAW and CAP_NET_ADMIN")]
+    Permission {
+        /// The interface.
+        device: String,
+    },
+    /// Something else.
+    #[error("cannot open network interface \"{device}\": {error}")]
+    System {
+        /// The interface.
+        device: String,
+        /// What the system said.
+        error: io::Error,
+    },
+}
+
+impl OpenError {
+    fn new(device: &str, error: io::Error) -> OpenError {
+        let device = device.to_owned();
+        match error.kind() {
+            io::ErrorKind::NotFound => OpenError::NoInterface { device },
+            io::ErrorKind::PermissionDenied => OpenError::Permission { device },
+            // ENODEV and ENXIO: it went away between the question and the socket.
+            _ if matches!(error.raw_os_error(), Some(libc::ENODEV | libc::ENXIO)) => OpenError::NoInterface { device },
+            _ => OpenError::System { device, error },
+        }
+    }
+}
+
+/// What happened at an uplink outside the port counters, since it was opened.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct UplinkStats {
+    /// Frames the kernel put into the receive ring.
+    pub rx_frames: u64,
+    /// Frames the kernel dropped because the receive ring was full. The switch never saw them.
+    pub rx_kernel_drops: u64,
+    /// Times the kernel left frames in the transmit ring because the device was full or down.
+    pub tx_busy: u64,
+    /// Frames the kernel refused to take from the transmit ring.
+    pub tx_refused: u64,
+    /// Frames thrown away in the transmit ring when the link or the interface went away under them.
+    pub tx_stale: u64,
+    /// Times the interface was opened, the first included.
+    pub opened: u64,
+}
+
+/// An uplink as the control thread holds it. It stays when its interface goes, and finds it again by its name.
+pub struct Uplink {
+    name: String,
+    device: String,
+    mtu: u16,
+    grace: Grace,
+    shared: Arc<Shared>,
+    queue_given: bool,
+    rx_frames: AtomicU64,
+    rx_kernel_drops: AtomicU64,
+    tx_stale: u64,
+    opened: u64,
+}
+
+impl Uplink {
+    /// Opens the interface `device` as uplink `name` of a switch whose payload size is `mtu` bytes. An interface
+    /// that is down is set up, as ESX does with its NICs. `state` says from now on whether the interface exists
+    /// (connected) and carries frames (link).
+    ///
+    /// # Errors
+    /// [`OpenError`], one sentence.
+    pub fn open(
+        name: &str,
+        device: &str,
+        state: Arc<PortState>,
+        grace: Grace,
+        mtu: u16,
+    ) -> Result<Uplink, OpenError> {
+        let mut uplink = Uplink {
+            name: name.to_owned(),
+            device: device.to_owned(),
+            mtu,
+            grace,
+            shared: Arc::new(Shared { rings: ArcSwapOption::empty(), state, counts: Counts::default() }),
+            queue_given: false,
+            rx_frames: AtomicU64::new(0),
+            rx_kernel_drops: AtomicU64::new(0),
+            tx_stale: 0,
+            opened: 0,
+        };
+        uplink.shared.state.set_connected(false);
+        uplink.shared.state.set_link_up(false);
+        uplink.start()?;
+        Ok(uplink)
+    }
+
+    /// The uplink's name.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// The interface's name.
+    pub fn device(&self) -> &str {
+        &self.device
+    }
+
+    /// The driver that moves the frames.
+    pub fn driver(&self) -> &'static str {
+        "af_packet"
+    }
+
+    /// The queue towards the switch, for one worker; it stays valid while the interface comes and goes. There is
+    /// one: a second call gives none.
+    pub fn ingress(&mut self) -> Vec<Box<dyn Ingress>> {
+        if std::mem::replace(&mut self.queue_given, true) {
+            return Vec::new();
+        }
+        vec![Box::new(Receiver::new(self.shared.clone()))]
+    }
+
+    /// The way out; any number of times.
+    pub fn egress(&self) -> Arc<dyn Egress> {
+        Arc::new(Transmitter::new(self.shared.clone()))
+    }
+
+    /// Takes note of a change of some interface. Events of others are ignored.
+    pub fn handle(&mut self, event: &LinkEvent) {
+        let current = self.shared.rings.load_full();
+        let ours = current.as_ref().is_some_and(|rings| rings.index == event.index);
+        if event.name != self.device {
+            if ours && event.exists {
+                tracing::warn!("uplink {}: {} is now called {}", self.name, self.device, event.name);
+                self.stop();
+            }
+            return;
+        }
+        match (ours, event.exists) {
+            (true, true) => self.changed(event, current.as_deref()),
+            (true, false) => self.stop(),
+            (false, true) if self.is_current(current.as_deref()) => {}
+            (false, true) => self.restart(),
+            // One that was replaced already.
+            (false, false) => {}
+        }
+    }
+
+    /// True when `rings` belong to the interface that now has our name: the event was an old one.
+    fn is_current(&self, rings: Option<&Rings>) -> bool {
+        rings.is_some_and(|rings| netlink::query(&self.device).is_ok_and(|link| link.index == rings.index))
+    }
+
+    /// What happened so far.
+    pub fn stats(&self) -> UplinkStats {
+        if let Some(rings) = self.shared.rings.load_full() {
+            self.collect(&rings);
+        }
+        let counts = &self.shared.counts;
+        UplinkStats {
+            rx_frames: self.rx_frames.load(Ordering::Relaxed),
+            rx_kernel_drops: self.rx_kernel_drops.load(Ordering::Relaxed),
+            tx_busy: counts.tx_busy.load(Ordering::Relaxed),
+            tx_refused: counts.tx_refused.load(Ordering::Relaxed),
+            tx_stale: self.tx_stale,
+            opened: self.opened,
+        }
+    }
+
+    /// The kernel counts from the last time it was asked.
+    fn collect(&self, rings: &Rings) {
+        let (frames, drops) = rings.take_statistics();
+        self.rx_frames.fetch_add(frames, Ordering::Relaxed);
+        self.rx_kernel_drops.fetch_add(drops, Ordering::Relaxed);
+    }
+
+    fn changed(&mut self, event: &LinkEvent, rings: Option<&Rings>) {
+        let Some(rings) = rings else { return };
+        rings.set_mtu(event.mtu);
+        let was_up = self.shared.state.link_up();
+        if event.up && !was_up && rings.waiting() > 0 {
+            // Frames from before the cut: sent now, they would tell switches where stations were then.
+            return self.restart();
+        }
+        self.shared.state.set_link_up(event.up);
+    }
+
+    /// Opens the interface anew, whatever there was before; without success the uplink is not connected.
+    fn restart(&mut self) {
+        self.stop();
+        match self.start() {
+            Ok(()) | Err(OpenError::NoInterface { .. }) => {}
+            Err(error) => tracing::warn!("uplink {}: {error}", self.name),
+        }
+    }
+
+    fn start(&mut self) -> Result<(), OpenError> {
+        let failed = |error| OpenError::new(&self.device, error);
+        let mut link = netlink::query(&self.device).map_err(failed)?;
+        if !link.ethernet {
+            return Err(OpenError::NotEthernet { device: self.device.clone() });
+        }
+        if link.mtu < u32::from(self.mtu) {
+            tracing::warn!(
+                "uplink {}: {} takes {} bytes, the switch {}; longer frames are dropped as oversize",
+                self.name,
+                self.device,
+                link.mtu,
+                self.mtu
+            );
+        }
+        let rings = Rings::open(&link).map_err(failed)?;
+        if !link.admin_up {
+            match netlink::set_up(link.index) {
+                Ok(()) => link = netlink::query(&self.device).map_err(failed)?,
+                Err(error) => tracing::warn!("uplink {}: {} is down and cannot be set up: {error}", self.name, self.device),
+            }
+        }
+        self.opened += 1;
+        self.shared.rings.store(Some(rings));
+        self.shared.state.set_connected(true);
+        self.shared.state.set_link_up(link.up);
+        Ok(())
+    }
+
+    /// Takes the rings away from the workers, waits until they have let go, and closes them here.
+    fn stop(&mut self) {
+        self.shared.state.set_connected(false);
+        self.shared.state.set_link_up(false);
+        if let Some(old) = self.shared.rings.swap(None) {
+            self.grace.wait();
+            self.collect(&old);
+            self.tx_stale += old.waiting();
+        }
+    }
+}
+
+impl Drop for Uplink {
+    fn drop(&mut self) {
+        self.stop();
+    }
+}
