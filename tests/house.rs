@@ -10,6 +10,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("sharedmem", &[]),
     ("portgroups", &["wire"]),
     ("teaming", &["wire"]),
+    ("beacon", &["wire"]),
     ("dataplane", &["wire", "sharedmem", "portgroups", "teaming"]),
     ("vnic", &["wire", "sharedmem", "dataplane"]),
     ("uplink", &["wire", "sharedmem", "dataplane"]),

@@ -119,6 +119,7 @@ fn an_interface_that_vanishes_and_returns_is_picked_up_again() {
             }
             poll_for(&mut *queue, &mut Collect::default(), usize::from(round) + 1);
             drop(old.take());
+            wait("the kernel to delete it", || uplink::netlink::query("tap0").is_err());
             // Deleted, and nobody has told the uplink yet: frames are accepted by a ring that leads nowhere.
             let tally = send_one(&*out, &frame(60, 1));
             assert_eq!(tally.frames() + tally.drops(DropReason::RingFull), 1);

@@ -148,7 +148,7 @@ fn lab_of_two(mtu: u32, body: impl FnOnce(&Netns, &Netns)) -> [(u64, u64, u64, U
     let (left, switch, right) = (Netns::new(), Netns::new(), Netns::new());
     for (host, name, digit) in [(&left, "a", 1), (&right, "b", 2)] {
         let (host, switch) = (&host.0, &switch.0);
-        ip(&format!("-n {switch} link add {name} mtu {mtu} type veth peer name eth0 mtu {mtu} netns {host}"));
+        ip(&format!("-n {switch} link add name {name} mtu {mtu} type veth peer name eth0 mtu {mtu} netns {host}"));
         ip(&format!("-n {host} link set eth0 up"));
         ip(&format!("-n {switch} link set {name} up"));
         ip(&format!("-n {host} addr add 10.1.1.{digit}/24 dev eth0"));

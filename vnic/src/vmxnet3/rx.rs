@@ -6,7 +6,8 @@
 //!
 //! Descriptors and completion slots are reserved under the queue's lock; the copy is made without it; and
 //! as every completion carries its own generation bit, several workers publish in any order: the driver stops at the
-//! first one that is not there yet.
+//! first one that is not there yet. No slot is used twice meanwhile: the driver gives a descriptor anew only after it read
+//! the completion, and there are as many slots as descriptors (where not, see `free_completions`).
 //!
 //! ```text
 //!  descriptor  0,1 address    2  len:14 btype:1 dtype:1 rsvd:15 gen:1
@@ -297,10 +298,6 @@ impl<'a> Path<'a> {
     ) -> Result<(), DropReason> {
         let completions = &self.rings.completions;
         let slot = now.completion;
-        // A slot that has this round's generation already is two rounds old: a slower worker has still to fill it.
-        if (completions.load(slot.index, 3) & GENERATION != 0) == slot.gen_bit {
-            return Err(DropReason::RingFull);
-        }
         let ring = if which == 0 { Some(&self.rings.rings.0) } else { self.rings.rings.1.as_ref() };
         let count = ring.map_or(1, Ring::count);
         let used = (desc[2] & LEN_MASK).min(*left);
