@@ -152,7 +152,8 @@ fn checksums_are_filled_in_where_the_receiver_needs_them() {
 fn segments_are_cut_for_each_receiver() {
     let rig = Rig::new(1500, &[vmxnet3(VlanMode::Est), vlance(VlanMode::Est), vmxnet3(VlanMode::Est)]);
     let mut a = vmx(&rig, 0);
-    let mut receivers: [Box<dyn SoftGuest>; 2] = [Box::new(lance_with(&rig, 1, |o| o.log_rx = 7)), Box::new(vmx(&rig, 2))];
+    let mut receivers: [Box<dyn SoftGuest>; 2] =
+        [Box::new(lance_with(&rig, 1, |o| o.log_rx = 7)), Box::new(vmx(&rig, 2))];
     for receiver in &mut receivers {
         for (len, mss) in [(10, 1460), (1460, 1460), (1461, 1460), (5000, 1000), (61_000, 1460)] {
             let payload: Vec<u8> = (0..len).map(|i: u32| (i * 7 + (i >> 8)) as u8).collect();
@@ -233,7 +234,10 @@ fn receive_filters() {
     let mut expect = |b: &mut SoftVmxnet3, c: &mut SoftVlance, to: Mac, want: [bool; 2], what: &str| {
         a.send(&frame(to, mac(0), 64, 1)).unwrap();
         a.flush().unwrap();
-        let got = [b.recv(if want[0] { LIMIT } else { SHORT }).unwrap(), c.recv(if want[1] { LIMIT } else { SHORT }).unwrap()];
+        let got = [
+            b.recv(if want[0] { LIMIT } else { SHORT }).unwrap(),
+            c.recv(if want[1] { LIMIT } else { SHORT }).unwrap(),
+        ];
         assert_eq!(got.map(|g| g.is_some()), want, "{what}");
     };
     expect(&mut b, &mut c, Mac::BROADCAST, [true, true], "broadcast");

@@ -146,7 +146,7 @@ fn transfer(from: &Netns, to: &Netns, address: &str) {
 /// Two hosts, each on a cable of MTU `mtu` to the switch.
 fn lab_of_two(mtu: u32, body: impl FnOnce(&Netns, &Netns)) -> [(u64, u64, u64, UplinkStats); 2] {
     let (left, switch, right) = (Netns::new(), Netns::new(), Netns::new());
-    for (host, name, digit) in [(&left, "a", 1), (&right, "b", 2)] {
+    for (host, name, digit) in [(&left, "left0", 1), (&right, "right0", 2)] {
         let (host, switch) = (&host.0, &switch.0);
         ip(&format!("-n {switch} link add name {name} mtu {mtu} type veth peer name eth0 mtu {mtu} netns {host}"));
         ip(&format!("-n {host} link set eth0 up"));
@@ -159,7 +159,7 @@ fn lab_of_two(mtu: u32, body: impl FnOnce(&Netns, &Netns)) -> [(u64, u64, u64, U
     }
     let stop = AtomicBool::new(false);
     std::thread::scope(|scope| {
-        let worker = scope.spawn(|| switch.run(|| forward(end("a"), end("b"), &stop)));
+        let worker = scope.spawn(|| switch.run(|| forward(end("left0"), end("right0"), &stop)));
         let result = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| body(&left, &right)));
         stop.store(true, Ordering::Release);
         let seen = worker.join().expect("the worker");

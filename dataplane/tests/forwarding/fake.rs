@@ -103,7 +103,6 @@ pub struct Recorder {
     buffer: usize,
     reserved: Mutex<Reserved>,
     published: Mutex<Vec<Slot>>,
-    calls: AtomicU64,
     retired: AtomicBool,
     late: AtomicU64,
 }
@@ -133,7 +132,6 @@ impl Recorder {
             buffer,
             reserved: Mutex::default(),
             published: Mutex::default(),
-            calls: AtomicU64::new(0),
             retired: AtomicBool::new(false),
             late: AtomicU64::new(0),
         })
@@ -143,17 +141,12 @@ impl Recorder {
         self.caps
     }
 
-    /// Calls to `deliver` so far.
-    pub fn calls(&self) -> u64 {
-        self.calls.load(Ordering::Acquire)
+    /// From now on a call is one too late; until the port is used again.
+    pub fn retire(&self, retired: bool) {
+        self.retired.store(retired, Ordering::SeqCst);
     }
 
-    /// From now on a call is one too late.
-    pub fn retire(&self) {
-        self.retired.store(true, Ordering::SeqCst);
-    }
-
-    /// Calls that began or ended after [`Recorder::retire`].
+    /// Calls that ended while the port was retired.
     pub fn late(&self) -> u64 {
         self.late.load(Ordering::SeqCst)
     }
@@ -197,7 +190,6 @@ impl Recorder {
 
 impl Egress for Recorder {
     fn deliver(&self, burst: &Burst<'_>, list: &[Delivery], tally: &mut Tally) {
-        self.calls.fetch_add(1, Ordering::AcqRel);
         assert!(!list.is_empty() && list.len() <= BURST);
         assert!(list.windows(2).all(|w| w[0].frame < w[1].frame), "each frame once and in order: {list:?}");
         if let Some(reason) = self.refusal() {

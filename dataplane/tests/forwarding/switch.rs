@@ -166,7 +166,7 @@ impl Switch {
 
     /// Runs one worker until all of `done` is true, and ends it.
     pub fn run(&self, done: &[Arc<AtomicBool>]) {
-        let running = Running::start(self.snapshot(), 1);
+        let running = Running::start(self.snapshot(), 1, Idle::Adaptive);
         wait(done);
         running.end();
     }
@@ -184,10 +184,10 @@ pub struct Running {
 }
 
 impl Running {
-    pub fn start(snapshot: Snapshot, count: usize) -> Running {
+    pub fn start(snapshot: Snapshot, count: usize, idle: Idle) -> Running {
         let workers = Workers::new(count, snapshot);
         let cpus = cpus();
-        let spawn = |index: usize| workers.spawn(index, cpus[index % cpus.len()], Idle::Adaptive).unwrap();
+        let spawn = |index: usize| workers.spawn(index, cpus[index % cpus.len()], idle).unwrap();
         Running { threads: (0..count).map(spawn).collect(), workers }
     }
 
@@ -201,7 +201,7 @@ impl Running {
 }
 
 /// The CPUs this process may use.
-fn cpus() -> Vec<usize> {
+pub fn cpus() -> Vec<usize> {
     let set = rustix::thread::sched_getaffinity(None).unwrap();
     (0..rustix::thread::CpuSet::MAX_CPU).filter(|c| set.is_set(*c)).collect()
 }

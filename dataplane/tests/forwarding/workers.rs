@@ -1,1 +1,258 @@
-//! placeholder
+//! Several workers while the configuration changes under them.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use dataplane::{Caps, DropReason, Idle, PortTotals, Workers};
+use portgroups::VlanMode;
+use wire::Mac;
+
+use crate::fake::{Received, Sent};
+use crate::frames::{Kind, Shape, id_of};
+use crate::spec::{FilterSpec, Peer, SwitchSpec, UplinkSpec, VnicSpec};
+use crate::switch::{Running, Switch, cpus, until};
+
+/// Bytes a recorder keeps here; touched only as far as used.
+const MEMORY: usize = 256 << 20;
+const STRANGER: Mac = Mac([2, 0, 0, 0, 0, 1]);
+
+fn mac(index: usize) -> Mac {
+    Mac([0, 0x50, 0x56, 0, 0, index as u8])
+}
+
+/// `count` guests in VLAN 10, all taking what they can, over one uplink or none.
+fn spec(count: usize, uplink: bool) -> SwitchSpec {
+    let vnic = |index| VnicSpec {
+        name: format!("vnic{index}"),
+        vlan: VlanMode::Vst(10),
+        mac: mac(index),
+        programmed: None,
+        started: true,
+        connected: true,
+        link: true,
+        uplink: uplink.then(|| "vmnic0".to_owned()),
+        promiscuous: false,
+        mac_changes: false,
+        forged_transmits: false,
+        filter: FilterSpec::default(),
+        peer: Peer::default(),
+    };
+    let uplinks = uplink.then(|| UplinkSpec { name: "vmnic0".to_owned(), used: true, peer: Peer::default() });
+    SwitchSpec { mtu: 1500, vnics: (0..count).map(vnic).collect(), uplinks: uplinks.into_iter().collect() }
+}
+
+/// A source that sends while its allowance lasts: frame `number` of queue `queue`, as `shape` makes it.
+fn gated(
+    queue: usize,
+    allowance: &Arc<AtomicU64>,
+    shape: impl Fn(u64) -> Shape + Send + 'static,
+) -> impl Iterator<Item = Sent> + Send + use<> + 'static {
+    let (allowance, mut number) = (allowance.clone(), 0);
+    std::iter::from_fn(move || {
+        if number == allowance.load(Ordering::Acquire) {
+            return None;
+        }
+        let frame = Shape { id: (queue as u16, number as u16), ..shape(number) };
+        number += 1;
+        Some(frame.sent(vec![40]))
+    })
+}
+
+fn plain(src: usize, dst: Mac) -> Shape {
+    let (tag, inner) = (None, None);
+    Shape { dst, src: mac(src), tag, in_band: false, inner, payload: 50, kind: Kind::Plain, id: (0, 0) }
+}
+
+/// The numbers of queue `queue`'s frames, in the order they arrived.
+fn numbers(received: &[Received], queue: usize) -> Vec<u64> {
+    let ids = received.iter().map(|one| id_of(one).expect("a frame somebody sent"));
+    ids.filter(|id| usize::from(id.0) == queue).map(|id| u64::from(id.1)).collect()
+}
+
+/// Choices that look random and are the same each time.
+struct Dice(u64);
+
+impl Dice {
+    fn roll(&mut self, sides: usize) -> usize {
+        self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (self.0 >> 33) as usize % sides
+    }
+}
+
+/// Waits until all `frames` of `ports` came in.
+fn wait_for(switch: &Switch, ports: usize, frames: u64) {
+    until("all frames came in", || (0..ports).map(|p| switch.totals(p).in_frames).sum::<u64>() == frames);
+}
+
+/// Eight queues of four guests change hands among three workers, and sometimes rest with nobody, three
+/// hundred times while they send: every frame arrives, each queue's in order.
+#[test]
+fn queues_that_change_hands_lose_nothing() {
+    const MOVES: u64 = 300;
+    const PER_MOVE: u64 = 64;
+    const WORKERS: usize = 3;
+    let mut switch = Switch::with_memory(&spec(5, true), WORKERS, MEMORY);
+    let allowance = Arc::new(AtomicU64::new(0));
+    for queue in 0..8 {
+        let from = queue / 2;
+        switch.send(
+            from,
+            queue % WORKERS,
+            gated(queue, &allowance, move |n| plain(from, if n % 3 == 0 { STRANGER } else { mac(4) })),
+        );
+    }
+    let running = Running::start(switch.snapshot(), WORKERS, Idle::Adaptive);
+    let mut dice = Dice(7);
+    for step in 1..=MOVES {
+        allowance.store(step * PER_MOVE, Ordering::Release);
+        for port in &mut switch.ports {
+            // Worker number WORKERS does not exist: the queue rests.
+            port.queues.iter_mut().for_each(|(_, worker)| *worker = dice.roll(WORKERS + 1));
+        }
+        running.workers.publish(switch.snapshot());
+        if dice.roll(2) == 0 {
+            running.workers.grace().wait();
+        }
+    }
+    for port in &mut switch.ports {
+        port.queues.iter_mut().for_each(|(_, worker)| *worker %= WORKERS);
+    }
+    running.workers.publish(switch.snapshot());
+    let sent = MOVES * PER_MOVE;
+    wait_for(&switch, 4, 8 * sent);
+    let loads: Vec<_> = (0..WORKERS).map(|w| running.workers.load(w).0).collect();
+    running.end();
+
+    switch.check_sums().unwrap();
+    assert!(loads.iter().all(|busy| !busy.is_zero()), "each worker had its turn: {loads:?}");
+    assert_eq!(switch.drops(), []);
+    let (inside, outside) = (switch.received(4), switch.received(5));
+    for queue in 0..8 {
+        let (out, stay): (Vec<u64>, Vec<u64>) = (0..sent).partition(|n| n % 3 == 0);
+        assert!(numbers(&inside, queue) == stay && numbers(&outside, queue) == out, "queue {queue}");
+    }
+    for (slot, _) in switch.ports.iter().flat_map(|p| &p.queues) {
+        assert!(slot.take().is_some(), "each queue is back in its slot");
+    }
+}
+
+/// A port is taken out of use and put back two hundred times under traffic. Once the grace period is over
+/// nobody delivers to it; what is sent to the other port all arrives.
+#[test]
+fn after_grace_nobody_delivers_to_a_port_taken_out_of_use() {
+    const ROUNDS: u64 = 200;
+    const PER_ROUND: u64 = 256;
+    const WORKERS: usize = 2;
+    let mut switch = Switch::with_memory(&spec(4, false), WORKERS, MEMORY);
+    let allowance = Arc::new(AtomicU64::new(0));
+    for from in 0..2 {
+        switch.send(from, from, gated(from, &allowance, move |n| plain(from, mac(if n % 2 == 0 { 2 } else { 3 }))));
+    }
+    let running = Running::start(switch.snapshot(), WORKERS, Idle::Spin);
+    let (going, egress) = (2, switch.ports[2].egress.clone());
+    for round in 1..=ROUNDS {
+        allowance.store(round * PER_ROUND, Ordering::Release);
+        running.workers.publish(switch.snapshot_where(|index| index != going));
+        running.workers.grace().wait();
+        egress.retire(true);
+        allowance.store(round * PER_ROUND + PER_ROUND / 2, Ordering::Release);
+        wait_for(&switch, 2, 2 * (round * PER_ROUND + PER_ROUND / 2));
+        assert_eq!(egress.late(), 0, "round {round}");
+        egress.retire(false);
+        running.workers.publish(switch.snapshot());
+    }
+    running.end();
+
+    switch.check_sums().unwrap();
+    let sent = ROUNDS * PER_ROUND + PER_ROUND / 2;
+    let staying = switch.received(3);
+    for from in 0..2 {
+        let odd: Vec<u64> = (0..sent).filter(|n| n % 2 == 1).map(|n| n % 65_536).collect();
+        assert!(numbers(&staying, from) == odd, "from {from}: traffic not touched by the change loses nothing");
+    }
+    let missed: u64 = (0..2).map(|from| switch.totals(from).drops(DropReason::NoMatch)).sum();
+    assert_eq!(switch.totals(going).out_frames + missed, sent, "half of both, delivered or named");
+    assert!(missed > 0 && missed < sent, "it was there and it was away: {missed} of {sent}");
+}
+
+/// Two workers deliver to one port at once, whole frames and frames that are cut up for it: each source's
+/// frames keep their order, and the books balance when the ring fills up on the way.
+#[test]
+fn two_workers_into_one_port_keep_each_sources_order() {
+    const FRAMES: u64 = 10_000;
+    for ring in [u64::MAX, 17_001] {
+        let mut spec = spec(3, true);
+        spec.vnics[2].peer = Peer { can: Some(Caps { pad: true, ..Caps::default() }), ring, ..Peer::default() };
+        let mut switch = Switch::with_memory(&spec, 2, MEMORY);
+        let allowance = Arc::new(AtomicU64::new(FRAMES));
+        for from in 0..2 {
+            let shape = move |n: u64| match n % 5 {
+                4 => Shape { payload: 1200, kind: Kind::Tcp { v6: n % 2 == 0, mss: Some(500) }, ..plain(from, mac(2)) },
+                _ => plain(from, mac(2)),
+            };
+            switch.send(from, from, gated(from, &allowance, shape));
+        }
+        let running = Running::start(switch.snapshot(), 2, Idle::Spin);
+        wait_for(&switch, 2, 2 * FRAMES);
+        running.end();
+
+        switch.check_sums().unwrap();
+        let t: PortTotals = switch.totals(2);
+        // Every fifth frame becomes three.
+        assert_eq!((t.out_segments, t.out_offered), (2 * FRAMES / 5 * 2, 2 * FRAMES + 2 * FRAMES / 5 * 2));
+        assert_eq!(t.out_frames, t.out_offered.min(ring));
+        assert_eq!(t.drops(DropReason::RingFull), t.out_offered - t.out_frames);
+        let received = switch.received(2);
+        for from in 0..2 {
+            let got = numbers(&received, from);
+            assert!(got.is_sorted(), "source {from} in order");
+            if ring == u64::MAX {
+                let all = (0..FRAMES).flat_map(|n| std::iter::repeat_n(n, if n % 5 == 4 { 3 } else { 1 }));
+                assert!(got.into_iter().eq(all), "source {from} complete");
+            }
+        }
+    }
+}
+
+/// Broadcasts of two guests on two workers, each the other's destination: no list is mixed up.
+#[test]
+fn two_workers_exchange_broadcasts() {
+    const FRAMES: u64 = 5_000;
+    let mut switch = Switch::with_memory(&spec(2, true), 2, MEMORY);
+    let allowance = Arc::new(AtomicU64::new(FRAMES));
+    for from in 0..2 {
+        switch.send(from, from, gated(from, &allowance, move |_| plain(from, Mac::BROADCAST)));
+    }
+    let running = Running::start(switch.snapshot(), 2, Idle::Adaptive);
+    wait_for(&switch, 2, 2 * FRAMES);
+    running.end();
+    switch.check_sums().unwrap();
+    let all: Vec<u64> = (0..FRAMES).collect();
+    let outside = switch.received(2);
+    for port in 0..2 {
+        let got = switch.received(port);
+        assert!(numbers(&got, 1 - port) == all && numbers(&got, port).is_empty(), "port {port}");
+        assert!(numbers(&outside, port) == all, "port {port} to the uplink");
+        assert_eq!(switch.totals(port).in_copies, 2 * FRAMES);
+    }
+}
+
+/// A worker that cannot start says so, and neither it nor one that ended holds up a grace period.
+#[test]
+fn a_worker_that_is_not_there_holds_nobody_up() {
+    let switch = Switch::new(&spec(1, false), 1);
+    let workers = Workers::new(1, switch.snapshot());
+    let cpu = cpus()[0];
+    workers.grace().wait();
+    assert!(workers.spawn(0, usize::MAX, Idle::Adaptive).is_err(), "no such CPU");
+    assert!(workers.spawn(0, rustix::thread::CpuSet::MAX_CPU - 1, Idle::Adaptive).is_err(), "nor this one");
+    assert!(workers.spawn(1, cpu, Idle::Adaptive).is_err(), "no such worker");
+    workers.grace().wait();
+    let thread = workers.spawn(0, cpu, Idle::Adaptive).unwrap();
+    workers.grace().wait();
+    workers.stop();
+    thread.join().unwrap();
+    workers.grace().wait();
+    workers.publish(switch.snapshot());
+    assert_eq!(workers.snapshot().ports().count(), 1);
+}

@@ -146,7 +146,8 @@ fn transfer(from: &Host, to: &Host, address: &'static str, len: usize) -> (usize
             }
         }
     });
-    let mut stream = from.within(|| Ok(TcpStream::connect_timeout(&(address, 5001).into_sock(), Duration::from_secs(10))?)).unwrap();
+    let mut stream =
+        from.within(|| Ok(TcpStream::connect_timeout(&(address, 5001).into_sock(), Duration::from_secs(10))?)).unwrap();
     let (mut sent, mut sum, mut noise) = (0, 0, 1u64);
     let mut chunk = vec![0; 1 << 16];
     while sent < len {

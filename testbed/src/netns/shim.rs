@@ -67,7 +67,8 @@ impl Drop for VlanShim {
 fn shuttle(inner: &Tap, outer: &Tap, tag: Tag, stop: &OwnedFd, counts: &Counts) {
     let mut buffer = vec![0; MAX_FRAME + TAG];
     loop {
-        let mut fds = [inner.as_fd(), outer.as_fd(), stop.as_fd()].map(|fd| PollFd::from_borrowed_fd(fd, PollFlags::IN));
+        let mut fds =
+            [inner.as_fd(), outer.as_fd(), stop.as_fd()].map(|fd| PollFd::from_borrowed_fd(fd, PollFlags::IN));
         match poll(&mut fds, None) {
             Ok(_) | Err(rustix::io::Errno::INTR) => {}
             Err(_) => return,

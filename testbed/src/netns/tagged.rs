@@ -78,7 +78,8 @@ impl TaggedHost {
         let sequence = self.sequence;
         let start = Instant::now();
         self.core.send(mac, EtherTypes::Ipv4.0, &self.core.echo_request(to, sequence).context("a short buffer")?)?;
-        let answer = self.wait(deadline, |event| matches!(event, Event::Echo(ip, s) if ip == to && s == sequence).then_some(()))?;
+        let answer = self
+            .wait(deadline, |event| matches!(event, Event::Echo(ip, s) if ip == to && s == sequence).then_some(()))?;
         Ok(answer.map(|()| start.elapsed()))
     }
 

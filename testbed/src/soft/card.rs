@@ -52,10 +52,15 @@ impl Card {
     /// # Errors
     /// What the switch refuses.
     pub fn connect(socket: &Path, ram: Ram, shared: bool) -> Result<Card> {
-        let client = Client::connect(socket, PATIENCE).with_context(|| format!("connecting to {}", socket.display()))?;
+        let client =
+            Client::connect(socket, PATIENCE).with_context(|| format!("connecting to {}", socket.display()))?;
         let kind = InterruptKind::None;
         let mut card = Card { client, ram, lines: Vec::new(), kind, interrupts: 0, unmask_due: false };
-        if shared { card.map_ram()? } else { card.map_ram_unshared()? }
+        if shared {
+            card.map_ram()?
+        } else {
+            card.map_ram_unshared()?
+        }
         Ok(card)
     }
 

@@ -15,8 +15,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use rustix::net::{
-    RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage, SendFlags, recvmsg,
-    sendmsg,
+    RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage, SendFlags,
+    recvmsg, sendmsg,
 };
 use sharedmem::Region;
 
@@ -152,8 +152,7 @@ impl Client {
         let stream = UnixStream::connect(path)?;
         stream.set_read_timeout(Some(patience))?;
         stream.set_write_timeout(Some(patience))?;
-        let mut client =
-            Client { stream, next_id: 0, messages: 0, capabilities: String::new(), regions: Vec::new() };
+        let mut client = Client { stream, next_id: 0, messages: 0, capabilities: String::new(), regions: Vec::new() };
         client.negotiate()?;
         let (regions, _irqs) = client.info()?;
         for index in 0..regions.min(16) {
@@ -205,7 +204,8 @@ impl Client {
             answer = self.call(command::GET_REGION_INFO, &words(&[argsz, 0, index, 0, 0, 0, 0, 0]), &[])?;
         }
         let p = &answer.payload;
-        let (Some(flags), Some(cap), Some(size), Some(offset)) = (get32(p, 4), get32(p, 12), get64(p, 16), get64(p, 24))
+        let (Some(flags), Some(cap), Some(size), Some(offset)) =
+            (get32(p, 4), get32(p, 12), get64(p, 16), get64(p, 24))
         else {
             return Err(short);
         };

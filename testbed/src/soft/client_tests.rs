@@ -5,7 +5,9 @@ use std::thread::JoinHandle;
 use super::*;
 
 /// A server that answers each message with what `answer` says: flags, errno, payload.
-fn scripted(answer: impl Fn(u16, &[u8]) -> (u32, u32, Vec<u8>) + Send + 'static) -> (tempfile::TempDir, JoinHandle<Vec<u16>>) {
+fn scripted(
+    answer: impl Fn(u16, &[u8]) -> (u32, u32, Vec<u8>) + Send + 'static,
+) -> (tempfile::TempDir, JoinHandle<Vec<u16>>) {
     let dir = tempfile::tempdir().unwrap();
     let listener = UnixListener::bind(dir.path().join("s")).unwrap();
     let thread = std::thread::spawn(move || {

@@ -157,8 +157,7 @@ impl Drop for Rig {
 }
 
 fn control_thread(servers: Arc<Mutex<Vec<Server>>>, stop: Arc<AtomicBool>) -> JoinHandle<()> {
-    let watched: Vec<_> =
-        servers.lock().unwrap().iter().map(|s| s.as_fd().try_clone_to_owned().unwrap()).collect();
+    let watched: Vec<_> = servers.lock().unwrap().iter().map(|s| s.as_fd().try_clone_to_owned().unwrap()).collect();
     std::thread::spawn(move || {
         while !stop.load(Ordering::Acquire) {
             let mut fds: Vec<PollFd<'_>> = watched.iter().map(|fd| PollFd::new(fd, PollFlags::IN)).collect();
@@ -209,7 +208,8 @@ pub fn tcp4(dst: Mac, src: Mac, payload: &[u8], tso: bool) -> Vec<u8> {
     let mut bytes = [dst.0, src.0].concat();
     bytes.extend([0x08, 0x00]);
     let total = 40 + payload.len();
-    let mut ip = vec![0x45, 0, (total >> 8) as u8, total as u8, 0x12, 0x34, 0x40, 0, 64, 6, 0, 0, 10, 0, 0, 1, 10, 0, 0, 2];
+    let mut ip =
+        vec![0x45, 0, (total >> 8) as u8, total as u8, 0x12, 0x34, 0x40, 0, 64, 6, 0, 0, 10, 0, 0, 1, 10, 0, 0, 2];
     if !tso {
         let sum = !ones_sum(&[&ip]);
         ip[10..12].copy_from_slice(&sum.to_be_bytes());

@@ -46,8 +46,7 @@ pub struct ConfigSpace {
 impl ConfigSpace {
     /// The space of a card as after power-on.
     pub fn new(profile: &PciProfile) -> ConfigSpace {
-        let mut space =
-            ConfigSpace { value: [0; CONFIG_SIZE], writable: [0; CONFIG_SIZE], power_on: [0; CONFIG_SIZE] };
+        let mut space = ConfigSpace { value: [0; CONFIG_SIZE], writable: [0; CONFIG_SIZE], power_on: [0; CONFIG_SIZE] };
         space.header(profile);
         for (index, bar) in profile.bars.iter().enumerate() {
             space.bar(BAR0 + index * 4, bar);

@@ -31,9 +31,12 @@ const MAX_UNMAP: usize = 256;
 /// and firmware variables, which never have a descriptor, come beside memory that has one.
 const UNSHARED: u64 = 1 << 20;
 
-/// File systems whose pages no tenant can hold back (`statfs(2)`: tmpfs, which is memfd as well; hugetlbfs,
-/// ramfs, ext, xfs, btrfs). On FUSE or NFS a worker's load would wait for somebody else's server.
-const FILE_SYSTEMS: [u64; 6] = [0x0102_1994, 0x9584_58f6, 0x8584_58f6, 0xef53, 0x5846_5342, 0x9123_683e];
+/// File systems whose pages no tenant can hold back or take away for good (`statfs(2)`: tmpfs, which is memfd
+/// as well; ramfs, ext, xfs, btrfs). On FUSE or NFS a worker's load would wait for somebody else's server.
+/// A huge page that its owner takes away cannot be replaced as [`sharedmem::fault`] does with a small one, so
+/// hugetlbfs is not among them.
+const FILE_SYSTEMS: [u64; 5] = [0x0102_1994, 0x8584_58f6, 0xef53, 0x5846_5342, 0x9123_683e];
+const HUGETLBFS: u64 = 0x9584_58f6;
 
 /// The map of one card, as its VMM builds it.
 #[derive(Debug, Default)]
@@ -111,7 +114,10 @@ impl Dma {
             .map(|m| (m.iova, m.len))
             .collect();
         if touched.iter().any(|(i, l)| *i < iova || i + l > end) {
-            return Err(Fault::new(Errno::INVAL, format!("a DMA unmap of {len:#x} bytes at {iova:#x} cuts a mapping")));
+            return Err(Fault::new(
+                Errno::INVAL,
+                format!("a DMA unmap of {len:#x} bytes at {iova:#x} that cuts a mapping"),
+            ));
         }
         if touched.is_empty() {
             return Err(Errno::NOENT.into());
@@ -169,19 +175,22 @@ fn refusal(error: MapError, at: &str) -> Fault {
         MapError::TooMany => Errno::NOSPC,
         MapError::NotFound => Errno::NOENT,
     };
-    Fault::new(errno, format!("a DMA map of {at} was refused: {error}"))
+    Fault::new(errno, format!("a DMA map of {at} that was refused: {error}"))
 }
 
 fn region(fd: &OwnedFd, offset: u64, len: u64, writable: bool, at: &str) -> Result<Arc<Region>, Fault> {
     let stat = rustix::fs::fstat(fd)?;
     let system = rustix::fs::fstatfs(fd)?.f_type as u64;
     if !FileType::from_raw_mode(stat.st_mode).is_file() || !FILE_SYSTEMS.contains(&system) {
-        let why = format!("a DMA map of {at} was refused: its memory is not a memfd or a file on tmpfs, hugetlbfs or a local disk (file system {system:#x})");
-        return Err(Fault::new(Errno::OPNOTSUPP, why));
+        let what = match system {
+            HUGETLBFS => "huge pages are not taken yet; give the VM a memfd without hugetlb=on".to_owned(),
+            other => format!("its memory must be a memfd or a file on tmpfs or a local disk (file system {other:#x})"),
+        };
+        return Err(Fault::new(Errno::OPNOTSUPP, format!("a DMA map of {at} that was refused: {what}")));
     }
     let len = usize::try_from(len).map_err(|_| Errno::INVAL)?;
     Region::map(fd.as_fd(), offset, len, writable).map_err(|e| {
         let errno = Errno::from_io_error(&e).unwrap_or(Errno::INVAL);
-        Fault::new(errno, format!("a DMA map of {at} (file offset {offset:#x}) was refused: {e}"))
+        Fault::new(errno, format!("a DMA map of {at} (file offset {offset:#x}) that was refused: {e}"))
     })
 }

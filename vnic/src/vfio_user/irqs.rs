@@ -46,11 +46,7 @@ impl Irqs {
     /// For a card of this shape.
     pub fn new(profile: &PciProfile) -> Irqs {
         let most = |n: u16| u32::from(n).min(MAX_VECTORS as u32);
-        Irqs {
-            counts: [1, most(profile.msi_vectors), most(profile.msix_vectors), 0, 0],
-            resample: None,
-            generation: 0,
-        }
+        Irqs { counts: [1, most(profile.msi_vectors), most(profile.msix_vectors), 0, 0], resample: None, generation: 0 }
     }
 
     /// The eventfd to watch for INTx unmasks, and a number that moves whenever it is another.
@@ -104,7 +100,7 @@ impl Irqs {
         let (start, count) = (fields.u32()?, fields.u32()?);
         let request = Request { flags, index, start, count, bools: fields.rest() };
         let (kind, fds) = self.validate(argsz, &request, fds).map_err(|errno| {
-            let why = format!("SET_IRQS was refused: argsz {argsz}, flags {flags:#x}, index {index}, start {start}, count {count}");
+            let why = format!("a SET_IRQS that was refused: argsz {argsz}, flags {flags:#x}, index {index}, start {start}, count {count}");
             Fault::new(errno, why)
         })?;
         match (flags & DATA, flags & ACTION) {

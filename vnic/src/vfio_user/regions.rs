@@ -176,7 +176,7 @@ impl Registers {
 
 fn bad(access: Access, verb: &str) -> Fault {
     let Access { offset, region, count } = access;
-    Fault::new(Errno::INVAL, format!("a {verb} of {count} bytes at {offset:#x} of BAR {region} was refused"))
+    Fault::new(Errno::INVAL, format!("a {verb} of {count} bytes at {offset:#x} of region {region} that was refused"))
 }
 
 /// The offset, once the access is known to lie in its region and to be of a size we transfer.

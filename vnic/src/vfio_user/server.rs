@@ -130,7 +130,8 @@ impl Server {
         if self.resample.as_ref().map(|(_, g)| *g) == fd.map(|_| generation) {
             return Ok(());
         }
-        let fd = fd.map(OwnedFd::try_clone).transpose().map_err(|e| Errno::from_io_error(&e).unwrap_or(Errno::MFILE))?;
+        let fd =
+            fd.map(OwnedFd::try_clone).transpose().map_err(|e| Errno::from_io_error(&e).unwrap_or(Errno::MFILE))?;
         self.forget_resample();
         if let Some(fd) = fd {
             // Edge-triggered: each signal is one event, and the counter need not be read, which a VMM

@@ -177,7 +177,9 @@ impl Session {
         self.complaints = self.complaints.saturating_add(1);
         match self.complaints {
             n if n < COMPLAINTS => tracing::warn!("vNIC {}: the VMM sent {what}", self.card.name),
-            COMPLAINTS => tracing::warn!("vNIC {}: the VMM sent {what}; saying no more of its mistakes", self.card.name),
+            COMPLAINTS => {
+                tracing::warn!("vNIC {}: the VMM sent {what}; saying no more of its mistakes", self.card.name)
+            }
             _ => {}
         }
     }

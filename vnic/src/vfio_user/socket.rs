@@ -261,7 +261,8 @@ impl Connection {
                 control.push(SendAncillaryMessage::ScmRights(fds));
             }
             let part = answer.bytes.get(self.sent..).unwrap_or(&[]);
-            let sent = sendmsg(&self.fd, &[IoSlice::new(part)], &mut control, SendFlags::NOSIGNAL | SendFlags::DONTWAIT);
+            let sent =
+                sendmsg(&self.fd, &[IoSlice::new(part)], &mut control, SendFlags::NOSIGNAL | SendFlags::DONTWAIT);
             match sent {
                 Ok(n) => {
                     answer.fd = None;

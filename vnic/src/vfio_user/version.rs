@@ -83,7 +83,14 @@ mod tests {
             assert_eq!(ask(0, text).unwrap(), ours);
         }
         assert_eq!(ask(1, b"").unwrap_err(), Errno::OPNOTSUPP);
-        for text in [&b"{}"[..], b"\0", b"[]x\0", b"{\"capabilities\":7}\0", b"{\"capabilities\":{\"pgsizes\":\"x\"}}\0", b"\xff\0"] {
+        for text in [
+            &b"{}"[..],
+            b"\0",
+            b"[]x\0",
+            b"{\"capabilities\":7}\0",
+            b"{\"capabilities\":{\"pgsizes\":\"x\"}}\0",
+            b"\xff\0",
+        ] {
             assert_eq!(ask(0, text).unwrap_err(), Errno::INVAL, "{text:?}");
         }
         assert_eq!(negotiate(&[0, 0, 0]).unwrap_err(), Errno::INVAL);

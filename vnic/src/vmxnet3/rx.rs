@@ -6,8 +6,8 @@
 //!
 //! Descriptors and completion slots are reserved under the queue's lock; the copy is made without it; and
 //! as every completion carries its own generation bit, several workers publish in any order: the driver stops at the
-//! first one that is not there yet. No slot is used twice meanwhile: the driver gives a descriptor anew only after it read
-//! the completion, and there are as many slots as descriptors (where not, see `free_completions`).
+//! first one that is not there yet. No slot is used twice meanwhile: the driver gives a descriptor anew only after it
+//! read the completion, and there are as many slots as descriptors (where not, see `free_completions`).
 //!
 //! ```text
 //!  descriptor  0,1 address    2  len:14 btype:1 dtype:1 rsvd:15 gen:1

@@ -83,7 +83,8 @@ impl SoftVmxnet3 {
         for (i, word) in [0x0107_0000u32, GUEST_LINUX64, 1, 1].into_iter().enumerate() {
             put(shared::DRIVER + 4 * i as u64, &word.to_le_bytes())?;
         }
-        let features = if options.rx_csum { FEATURE_RX_CSUM } else { 0 } | if options.rx_vlan { FEATURE_RX_VLAN } else { 0 };
+        let features =
+            if options.rx_csum { FEATURE_RX_CSUM } else { 0 } | if options.rx_vlan { FEATURE_RX_VLAN } else { 0 };
         put(shared::FEATURES, &features.to_le_bytes())?;
         put(shared::QUEUES, &area.queues.to_le_bytes())?;
         put(shared::QUEUES_LEN, &(2 * u32::from(options.queues) * queue::LEN as u32).to_le_bytes())?;

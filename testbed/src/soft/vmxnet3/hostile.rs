@@ -50,7 +50,8 @@ impl SoftVmxnet3 {
     /// # Errors
     /// When the switch refuses a register access.
     pub fn garbage_shared(&mut self, noise: &mut Noise) -> Result<u32> {
-        let words = |noise: &mut Noise, n: u64| (0..n).flat_map(|_| noise.next_u32().to_le_bytes()).collect::<Vec<u8>>();
+        let words =
+            |noise: &mut Noise, n: u64| (0..n).flat_map(|_| noise.next_u32().to_le_bytes()).collect::<Vec<u8>>();
         let area = words(noise, shared::LEN / 4 - 1);
         self.card.ram().write(self.area.shared + 4, &area)?;
         let queues = words(noise, u64::from(self.options.queues) * 2 * 64);

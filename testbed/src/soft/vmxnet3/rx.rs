@@ -105,7 +105,13 @@ struct Completion {
 
 impl RxQueue {
     /// A queue whose queue descriptor is at `descriptor`, with buffers for payloads of `mtu` bytes.
-    pub fn new(ram: &mut Ram, (index, queues): (u32, u32), descriptor: u64, sizes: [u32; 2], mtu: u16) -> Result<RxQueue> {
+    pub fn new(
+        ram: &mut Ram,
+        (index, queues): (u32, u32),
+        descriptor: u64,
+        sizes: [u32; 2],
+        mtu: u16,
+    ) -> Result<RxQueue> {
         let frame = u32::from(mtu) + HEADER;
         let (head_every, head_len) = match frame.checked_sub(MAX_HEAD) {
             None | Some(0) => (1, frame.max(128)),
@@ -142,7 +148,8 @@ impl RxQueue {
         (self.completion, self.started, self.bytes) = (Place::START, false, 0);
         self.partial.clear();
         let places = [self.rings[0].ring_at, self.rings[1].ring_at, self.completions_at];
-        for (i, (address, count)) in places.into_iter().zip([self.rings[0].size, self.rings[1].size, count]).enumerate() {
+        for (i, (address, count)) in places.into_iter().zip([self.rings[0].size, self.rings[1].size, count]).enumerate()
+        {
             ram.write(self.descriptor + queue::RING + 8 * i as u64, &address.to_le_bytes())?;
             ram.write(self.descriptor + queue::COUNTS + 4 * i as u64, &count.to_le_bytes())?;
         }
@@ -218,7 +225,11 @@ impl RxQueue {
         ensure!(at < buffers.size, "receive completion of descriptor {at} of {}", buffers.size);
         ensure!(len <= buffers.capacity(at), "{len} bytes in a buffer of {}", buffers.capacity(at));
         ensure!(start != self.started, "start of frame {start}, inside a frame {}", self.started);
-        ensure!(start == buffers.is_head(at), "start of frame {start} in a buffer that is a head: {}", buffers.is_head(at));
+        ensure!(
+            start == buffers.is_head(at),
+            "start of frame {start} in a buffer that is a head: {}",
+            buffers.is_head(at)
+        );
         ensure!(!error, "the card reports a receive error");
         ensure!(len > 0 || !start, "an empty frame");
         self.started = !end;

@@ -1,0 +1,50 @@
+//! What a client sends to the control socket, and what a switch answers to a client.
+
+use control::api::{Decoder, Refusal, Request, Response};
+
+use crate::Input;
+
+fn decode(pieces: &[&[u8]]) -> Vec<Result<Request, Refusal>> {
+    let mut decoder = Decoder::new();
+    pieces.iter().flat_map(|piece| decoder.feed(piece)).collect()
+}
+
+/// Runs one input: the first bytes say how the rest is cut.
+///
+/// # Panics
+/// When the cuts change what is understood, or an answer is not a line that a client reads.
+pub fn run(data: &[u8]) {
+    let mut input = Input::new(data);
+    let cuts = [input.u8(), input.u8(), input.u8(), input.u8()];
+    // A text repeated often enough passes every bound on a line's length.
+    let repeat = if cuts[0] == 0xff { 1 + usize::from(cuts[1]) * 8 } else { 1 };
+    let text = input.rest().repeat(repeat);
+    let whole = decode(&[&text]);
+    let (mut pieces, mut rest) = (Vec::new(), &text[..]);
+    for cut in cuts.iter().cycle().take(64) {
+        let (head, tail) = rest.split_at(usize::from(*cut).min(rest.len()));
+        pieces.push(head);
+        rest = tail;
+    }
+    pieces.push(rest);
+    let cut = decode(&pieces);
+    assert!(whole == cut, "bytes mean the same however they are cut");
+    for outcome in whole {
+        let answer = match outcome {
+            Ok(request) => {
+                let again = decode(&[&request.to_line()]);
+                let [Ok(again)] = &again[..] else { panic!("a request that cannot be sent: {again:?}") };
+                assert_eq!((again.id, &again.method), (request.id, &request.method));
+                Response::unknown_method(&request)
+            }
+            Err(refusal) => refusal.into(),
+        };
+        let line = answer.to_line();
+        assert_eq!(line.iter().filter(|b| **b == b'\n').count(), 1, "an answer is one line");
+        assert_eq!(Response::from_line(&line).as_ref(), Ok(&answer), "a client reads what was answered");
+    }
+    // The client's side: any line at all.
+    if let Ok(response) = Response::from_line(&text) {
+        assert!(Response::from_line(&response.to_line()).is_ok());
+    }
+}
