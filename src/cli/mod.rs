@@ -40,6 +40,9 @@ enum Command {
     Show(show::Args),
     /// Print the QEMU arguments that plug a VM into vNICs.
     QemuArgs(qemu_args::Args),
+    /// Show the switch at work with three real VMs and a physical network of namespaces (needs root, and what
+    /// `make demo` prepares).
+    Demo,
 }
 
 #[derive(clap::Args)]
@@ -64,6 +67,7 @@ pub(crate) fn main() -> ExitCode {
             Command::Check(file) => check::check(&file.config),
             Command::Show(args) => show::show(&args),
             Command::QemuArgs(args) => qemu_args::qemu_args(&args),
+            Command::Demo => crate::demo::run().map_err(|error| Refusal::Failure(format!("demo: {error:#}"))),
         },
         Err(error) => match error.kind() {
             ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => output::write(&error.to_string()),

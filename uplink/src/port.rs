@@ -26,7 +26,9 @@ pub enum OpenError {
         device: String,
     },
     /// The process may not open packet sockets.
-    #[error("no permission to open network interface \"{device}\"; run as root or give the program CAP_NET_RAW and CAP_NET_ADMIN")]
+    #[error(
+        "no permission to open network interface \"{device}\"; run as root or give the program CAP_NET_RAW and CAP_NET_ADMIN"
+    )]
     Permission {
         /// The interface.
         device: String,
@@ -92,13 +94,7 @@ impl Uplink {
     ///
     /// # Errors
     /// [`OpenError`], one sentence.
-    pub fn open(
-        name: &str,
-        device: &str,
-        state: Arc<PortState>,
-        grace: Grace,
-        mtu: u16,
-    ) -> Result<Uplink, OpenError> {
+    pub fn open(name: &str, device: &str, state: Arc<PortState>, grace: Grace, mtu: u16) -> Result<Uplink, OpenError> {
         let mut uplink = Uplink {
             name: name.to_owned(),
             device: device.to_owned(),
@@ -234,7 +230,9 @@ impl Uplink {
         if !link.admin_up {
             match netlink::set_up(link.index) {
                 Ok(()) => link = netlink::query(&self.device).map_err(failed)?,
-                Err(error) => tracing::warn!("uplink {}: {} is down and cannot be set up: {error}", self.name, self.device),
+                Err(error) => {
+                    tracing::warn!("uplink {}: {} is down and cannot be set up: {error}", self.name, self.device)
+                }
             }
         }
         self.opened += 1;

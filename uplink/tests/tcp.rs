@@ -61,17 +61,16 @@ fn end(device: &str) -> End {
 fn forward(mut a: End, mut b: End, stop: &AtomicBool) -> [(u64, u64, u64, UplinkStats); 2] {
     let wire = |to| Wire { to, harvested: 0, offered: 0, oversized: 0, unfinished: 0, tally: Tally::new() };
     let (mut ab, mut ba) = (wire(&*b.out), wire(&*a.out));
-    loop {
-        // The flag before the rings: what came before it was set is still taken.
-        let last = stop.load(Ordering::Acquire);
-        let frames = a.queue.poll(&mut ab) + b.queue.poll(&mut ba);
-        if frames == 0 {
-            if last {
-                break;
-            }
+    while !stop.load(Ordering::Acquire) {
+        if a.queue.poll(&mut ab) + b.queue.poll(&mut ba) == 0 {
             std::thread::sleep(Duration::from_micros(20));
         }
     }
+    // What the hosts' kernels say by themselves may come in at any time: taken until rings and counts agree.
+    lab::wait("empty rings", || {
+        while a.queue.poll(&mut ab) + b.queue.poll(&mut ba) > 0 {}
+        ab.harvested == a.uplink.stats().rx_frames && ba.harvested == b.uplink.stats().rx_frames
+    });
     let drops = |tally: &Tally| dataplane::DropReason::ALL.iter().map(|r| tally.drops(*r)).sum::<u64>();
     for wire in [&ab, &ba] {
         assert_eq!(wire.offered, wire.tally.frames() + drops(&wire.tally), "every frame is accounted for");
@@ -165,7 +164,7 @@ fn lab_of_two(mtu: u32, body: impl FnOnce(&Netns, &Netns)) -> [(u64, u64, u64, U
         let seen = worker.join().expect("the worker");
         result.unwrap_or_else(|panic| std::panic::resume_unwind(panic));
         for (harvested, _, _, stats) in &seen {
-            assert_eq!(*harvested, stats.rx_frames, "all that the kernel put into the ring was taken");
+            assert!(*harvested > 0);
             assert_eq!((stats.tx_refused, stats.tx_stale), (0, 0));
         }
         seen

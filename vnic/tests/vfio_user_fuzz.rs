@@ -181,7 +181,7 @@ proptest! {
         prop_assert!(!state.connected() && !interrupts.level());
         let seen = seen.lock().unwrap();
         prop_assert!(seen.map.as_ref().is_none_or(|map| map.is_empty()));
-        prop_assert_eq!(seen.map.as_ref().map_or(1, |map| Arc::strong_count(map)) <= 2, true);
+        prop_assert!(seen.map.as_ref().map_or(1, Arc::strong_count) <= 2);
     }
 }
 

@@ -4,8 +4,8 @@ use std::os::fd::AsFd;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
-use dataplane::{Burst, Caps, Csum, Delivery, DropReason, Egress, Gso, Ingress, MAX_FRAME, Offload, Plan, PortState};
 use dataplane::{BURST, Sink, Tally};
+use dataplane::{Burst, Caps, Csum, Delivery, DropReason, Egress, Gso, Ingress, MAX_FRAME, Offload, Plan, PortState};
 use rustix::fs::{MemfdFlags, ftruncate, memfd_create};
 use sharedmem::{Region, Slice};
 use wire::Tag;

@@ -122,7 +122,18 @@ fn frame() -> impl Strategy<Value = (usize, bool, Shape, Vec<usize>)> {
         2 => (any::<bool>(), weighted(0.7, 500..1500u16)).prop_map(|(v6, mss)| Kind::Tcp { v6, mss }),
     ];
     let payload = prop_oneof![4..200usize, 1400..1600usize, 4..20_000usize];
-    (any::<usize>(), any::<bool>(), dst, address(), weighted(0.5, tag()), any::<bool>(), weighted(0.1, tag()), payload, kind, vec(0..2000usize, 0..4))
+    (
+        any::<usize>(),
+        any::<bool>(),
+        dst,
+        address(),
+        weighted(0.5, tag()),
+        any::<bool>(),
+        weighted(0.1, tag()),
+        payload,
+        kind,
+        vec(0..2000usize, 0..4),
+    )
         .prop_map(|(from, own, dst, src, tag, in_band, inner, payload, kind, cuts)| {
             let inner = inner.filter(|_| tag.is_some() && kind == Kind::Plain);
             (from, own, Shape { dst, src, tag, in_band, inner, payload, kind, id: (0, 0) }, cuts)
@@ -178,7 +189,13 @@ fn check_invariants(spec: &SwitchSpec, port: usize, from: usize, shape: &Shape, 
     if sent != seen { Err(format!("from VLAN {sent} into VLAN {seen}")) } else { Ok(()) }
 }
 
-fn check_port(spec: &SwitchSpec, switch: &Switch, port: usize, frames: &[(usize, Shape)], want: &Expected) -> Result<(), String> {
+fn check_port(
+    spec: &SwitchSpec,
+    switch: &Switch,
+    port: usize,
+    frames: &[(usize, Shape)],
+    want: &Expected,
+) -> Result<(), String> {
     let name = &switch.ports[port].name;
     let mut by_frame: BTreeMap<(u16, u16), Vec<Received>> = BTreeMap::new();
     for one in switch.received(port) {
@@ -212,7 +229,8 @@ fn run(spec: &SwitchSpec, frames: Vec<(usize, bool, Shape, Vec<usize>)>) -> Resu
         queues[from].push(shape.sent(cuts));
         shapes.push((from, shape));
     }
-    let done: Vec<_> = queues.into_iter().enumerate().map(|(port, list)| switch.send(port, 0, list.into_iter())).collect();
+    let done: Vec<_> =
+        queues.into_iter().enumerate().map(|(port, list)| switch.send(port, 0, list.into_iter())).collect();
     switch.run(&done);
     switch.check_sums()?;
     let books = expect(spec, &shapes);

@@ -2,6 +2,7 @@ use std::io::{Read, Write};
 use std::os::unix::net::UnixListener;
 use std::thread::JoinHandle;
 
+use super::super::protocol::CAP_SPARSE_MMAP;
 use super::*;
 
 /// A server that answers each message with what `answer` says: flags, errno, payload.

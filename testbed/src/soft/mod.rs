@@ -11,6 +11,7 @@
 
 mod card;
 pub mod client;
+mod protocol;
 mod ram;
 mod vlance;
 mod vmxnet3;

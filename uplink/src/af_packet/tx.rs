@@ -3,6 +3,10 @@
 //! The kernel takes slots strictly in order and stops at the first that is not marked `SEND_REQUEST`. So a slot,
 //! once reserved, must be published, and a slot that the kernel refuses must be put right, or the ring stands
 //! still. [`TxRing::publish_filler`] is what stands in for a frame then.
+//!
+//! A frame counts as delivered when it is published. What becomes of it later is the device's affair, but for
+//! three cases this module can see, and counts: it waits (`tx_busy`), it is refused (`tx_refused`), or the link
+//! goes away under it (`tx_stale`).
 
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};

@@ -29,7 +29,10 @@ fn a_refused_slot_is_put_right_and_counted() {
                 rings.tx.notify(&counts);
                 assert_eq!((tap.recv(), rings.tx.waiting()), (good.clone(), 0));
                 let filler = tap.recv();
-                assert_eq!((&filler[..6], &filler[6..12], &filler[12..14]), (&link.mac.0[..], &link.mac.0[..], &[0x90, 0][..]));
+                assert_eq!(
+                    (&filler[..6], &filler[6..12], &filler[12..14]),
+                    (&link.mac.0[..], &link.mac.0[..], &[0x90, 0][..])
+                );
                 assert_eq!(tap.recv(), good, "what came after it");
                 assert_eq!(counts.tx_refused.load(Ordering::Relaxed), wrong + 1);
             }

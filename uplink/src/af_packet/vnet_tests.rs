@@ -11,8 +11,7 @@ fn decode(header: VnetHeader, bytes: &[u8]) -> Result<Offload, DropReason> {
 
 #[test]
 fn bytes_are_those_of_struct_virtio_net_hdr() {
-    let header =
-        VnetHeader { flags: 1, gso_type: 0x81, hdr_len: 54, gso_size: 1460, csum_start: 34, csum_offset: 16 };
+    let header = VnetHeader { flags: 1, gso_type: 0x81, hdr_len: 54, gso_size: 1460, csum_start: 34, csum_offset: 16 };
     let bytes = header.bytes();
     assert_eq!(bytes, [1, 0x81, 54, 0, 0xb4, 0x05, 34, 0, 16, 0]);
     assert_eq!(VnetHeader::from_bytes(bytes), header);

@@ -80,10 +80,9 @@ fn lost_changes_are_made_up_for() {
         }
         drop(gone);
         let late = Tap::new("late0");
-        let (mut events, mut tries) = (Vec::new(), 0);
+        let mut events = Vec::new();
         wait("all of it", || {
             events.extend(monitor.events());
-            tries += 1;
             let last = |name: &str| events.iter().rev().find(|e: &&LinkEvent| e.name == name);
             last("late0").is_some_and(|e| e.exists)
                 && last("kept0").is_some_and(|e| e.up)

@@ -51,7 +51,7 @@ pub(super) struct Listener {
 }
 
 fn inode(stat: &Stat) -> (u64, u64) {
-    (stat.st_dev as u64, stat.st_ino as u64)
+    (stat.st_dev, stat.st_ino)
 }
 
 impl Listener {

@@ -178,5 +178,5 @@ fn match_flags(active: &Active, frame: &Frame) -> u16 {
 /// MCNT of a frame whose padding and FCS are stripped; `None` when they are not.
 fn stripped(plan: &Plan<'_, '_>, strip: bool) -> Option<u16> {
     let length = be16(plan.frame().head(), ETH_HEADER - 2)?;
-    (strip && length < MIN_PAYLOAD).then_some(ETH_HEADER as u16 + length)
+    (strip && length < MIN_PAYLOAD).then(|| ETH_HEADER as u16 + length)
 }

@@ -105,11 +105,11 @@ impl DeviceModel for TestCard {
     }
 
     fn egress(&self) -> Arc<dyn Egress> {
-        unimplemented_egress()
+        no_egress()
     }
 }
 
-fn unimplemented_egress() -> Arc<dyn Egress> {
+fn no_egress() -> Arc<dyn Egress> {
     panic!("the transport never asks for the data path")
 }
 
