@@ -56,7 +56,8 @@ fn code(path: &Path) -> String {
 }
 
 fn is_test_file(path: &Path) -> bool {
-    path.file_name().and_then(|n| n.to_str()).is_some_and(|n| n.ends_with("_tests.rs") || n == "tests.rs")
+    let name = path.file_name().and_then(|n| n.to_str()).unwrap_or_default();
+    name.ends_with("_tests.rs") || name.starts_with("test_") || path.components().any(|c| c.as_os_str() == "tests")
 }
 
 #[test]
@@ -127,6 +128,11 @@ fn functions(code: &str) -> Vec<(usize, usize)> {
         let indent = line.len() - line.trim_start().len();
         let starts = line.trim_start().trim_start_matches("pub ").trim_start_matches("pub(crate) ");
         if !starts.starts_with("fn ") && !starts.starts_with("unsafe fn ") {
+            continue;
+        }
+        // A declaration in a trait has no body.
+        let opens = lines[at..].iter().find(|l| l.ends_with('{') || l.ends_with(';') || l.ends_with('}'));
+        if opens.is_none_or(|l| !l.ends_with('{')) {
             continue;
         }
         let close = format!("{}}}", " ".repeat(indent));

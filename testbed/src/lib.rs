@@ -1,7 +1,18 @@
-//! What the tests drive the switch with: soft guests, simulated and real networks, and QEMU.
+//! What the tests and the demo drive the switch with: everything that stands outside it.
+//!
+//! ```text
+//!   qemu:  real guests, stock drivers ---+                     +--- netns: real kernels, cables to pull
+//!                                        +==[ vswitch run ]==+
+//!   soft:  guests in this process -------+     switch.rs       +--- (topology) labs from a file
+//!          the driver side of each card
+//! ```
+//!
+//! A frame here starts or ends outside the switch: in a guest's driver, in a namespace's kernel, or in a raw
+//! socket on a cable. Nothing in this crate knows the switch's insides; it speaks to sockets and interfaces.
 #![forbid(unsafe_code)]
 
 pub mod netns;
 pub mod qemu;
 pub mod soft;
 pub mod switch;
+pub mod topology;

@@ -11,6 +11,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use arc_swap::ArcSwapOption;
+use rustix::fs::OFlags;
 
 /// Most vectors of one kind a card may have.
 pub const MAX_VECTORS: usize = 32;
@@ -129,6 +130,25 @@ impl Interrupts {
         }
     }
 
+    /// Frees a worker that is stuck in raising an interrupt. An eventfd is an open file that the VMM shares:
+    /// it may make it blocking again and fill its counter, and a write then waits. This makes every such
+    /// eventfd non-blocking and takes its count, which lets the writer go on. Returns true when there was
+    /// one: no honest VMM does that. For the control thread, when a worker has not ended its turn for long.
+    pub fn unblock(&self) -> bool {
+        let mut found = false;
+        for line in std::iter::once(&self.intx).chain(&self.msi).chain(&self.msix) {
+            let fd = line.load();
+            let Some(fd) = fd.as_ref() else { continue };
+            let Ok(flags) = rustix::fs::fcntl_getfl(fd) else { continue };
+            if !flags.contains(OFlags::NONBLOCK) {
+                found = true;
+                let _ = rustix::fs::fcntl_setfl(fd, flags | OFlags::NONBLOCK);
+                let _ = rustix::io::read(fd, &mut [0u8; 8]);
+            }
+        }
+        found
+    }
+
     /// Interrupts sent so far.
     pub fn raised(&self) -> u64 {
         self.raised.load(Ordering::Relaxed)
@@ -181,6 +201,25 @@ mod tests {
         assert_eq!(take(&fd), 0);
         irq.set_level(true);
         assert_eq!(take(&fd), 1);
+    }
+
+    #[test]
+    fn a_vmm_cannot_hold_a_worker_by_its_eventfd() {
+        let irq = Interrupts::new();
+        let fd = eventfd(0, EventfdFlags::NONBLOCK).unwrap();
+        irq.set(IrqKind::Msix, 0, Some(fd.try_clone().unwrap()));
+        assert!(!irq.unblock(), "an honest one is left alone");
+        rustix::io::write(&fd, &(u64::MAX - 1).to_ne_bytes()).unwrap();
+        let flags = rustix::fs::fcntl_getfl(&fd).unwrap();
+        rustix::fs::fcntl_setfl(&fd, flags - OFlags::NONBLOCK).unwrap();
+        let worker = std::thread::spawn({
+            let irq = irq.clone();
+            move || irq.raise(0)
+        });
+        std::thread::sleep(std::time::Duration::from_millis(50));
+        assert!(!worker.is_finished(), "the write waits");
+        assert!(irq.unblock());
+        worker.join().unwrap();
     }
 
     #[test]

@@ -109,6 +109,7 @@ struct Sample {
     taken: Instant,
     busy: Vec<Duration>,
     percent: Vec<f64>,
+    turns: Vec<u64>,
 }
 
 /// Serves `config` until SIGTERM or SIGINT. `ready` is called once, when every socket is served.
@@ -158,9 +159,10 @@ impl Runtime {
             api,
             signals,
             started: Instant::now(),
-            sample: Sample { taken: Instant::now(), busy: vec![Duration::ZERO; count], percent: vec![0.0; count] },
+            sample: Sample { taken: Instant::now(), busy: vec![Duration::ZERO; count], percent: vec![0.0; count], turns: vec![u64::MAX; count] },
             stop: false,
         };
+        runtime.guard_workers();
         runtime.register()?;
         runtime.feed_links();
         runtime.publish();
@@ -212,12 +214,36 @@ impl Runtime {
         if elapsed < SAMPLE {
             return;
         }
-        for (index, before) in self.sample.busy.iter_mut().enumerate() {
-            let busy = self.workers.load(index).0;
-            self.sample.percent[index] = 100.0 * (busy - *before).as_secs_f64() / elapsed.as_secs_f64();
-            *before = busy;
+        let mut stuck = false;
+        for index in 0..self.sample.busy.len() {
+            let (busy, turns) = self.workers.load(index);
+            let before = std::mem::replace(&mut self.sample.busy[index], busy);
+            self.sample.percent[index] = 100.0 * (busy - before).as_secs_f64() / elapsed.as_secs_f64();
+            stuck |= std::mem::replace(&mut self.sample.turns[index], turns) == turns;
+        }
+        if stuck {
+            self.free_workers();
         }
         self.sample.taken = Instant::now();
+    }
+
+    /// The control thread must not wait for a worker that a VMM holds up: it is the one to free it.
+    fn guard_workers(&self) {
+        let lines: Vec<_> = self.vnics.iter().map(|v| (v.name.clone(), v.interrupts.clone())).collect();
+        self.workers.grace().on_stall(move || {
+            for (name, interrupts) in &lines {
+                if interrupts.unblock() {
+                    tracing::warn!("vNIC {name}: its VMM made an interrupt eventfd block; a worker was freed from it");
+                }
+            }
+        });
+    }
+
+    /// A worker has not ended a turn for a whole sample: it was not scheduled, or a VMM holds it up.
+    fn free_workers(&mut self) {
+        for vnic in &mut self.vnics {
+            vnic.server.free_worker();
+        }
     }
 
     /// Drains: workers end their turn, every frame they took is accounted for, sockets go away.

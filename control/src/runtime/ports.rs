@@ -36,6 +36,7 @@ pub(super) struct VnicPort {
     /// Its port group's number.
     pub(super) group: usize,
     pub(super) server: Server,
+    pub(super) interrupts: Arc<Interrupts>,
     pub(super) state: Arc<PortState>,
     pub(super) counters: Arc<Counters>,
     pub(super) egress: Arc<dyn Egress>,
@@ -113,7 +114,7 @@ pub(super) fn bind_vnics(config: &Config, workers: &Arc<Workers>, first_id: usiz
             name: vnic.name.value.clone(),
             model,
             state: state.clone(),
-            interrupts,
+            interrupts: interrupts.clone(),
             grace: workers.grace().clone(),
         };
         let server =
@@ -124,6 +125,7 @@ pub(super) fn bind_vnics(config: &Config, workers: &Arc<Workers>, first_id: usiz
             config: index,
             group: config.portgroup_index(&vnic.portgroup).unwrap_or(0),
             server,
+            interrupts,
             state,
             counters: Arc::new(Counters::new(count)),
             egress,

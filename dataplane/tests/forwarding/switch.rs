@@ -167,7 +167,7 @@ impl Switch {
     /// Runs one worker until all of `done` is true, and ends it.
     pub fn run(&self, done: &[Arc<AtomicBool>]) {
         let running = Running::start(self.snapshot(), 1, Idle::Adaptive);
-        wait(done);
+        running.until("all sources are dry", || done.iter().all(|d| d.load(Ordering::Acquire)));
         running.end();
     }
 }
@@ -191,12 +191,30 @@ impl Running {
         Running { threads: (0..count).map(spawn).collect(), workers }
     }
 
+    /// Waits until `what` is true; panics when a worker died, or after two minutes: the limit is there to end a hang
+    /// with a message, not to measure.
+    pub fn until(&self, what: &str, is: impl Fn() -> bool) {
+        let start = Instant::now();
+        while !is() {
+            assert!(!self.threads.iter().any(JoinHandle::is_finished), "a worker died while we waited until {what}");
+            assert!(start.elapsed() < Duration::from_secs(120), "waited two minutes until {what}");
+            std::thread::sleep(Duration::from_micros(50));
+        }
+    }
+
     /// Stops the workers; panics when one of them did.
-    pub fn end(self) {
+    pub fn end(mut self) {
         self.workers.stop();
-        for thread in self.threads {
+        for thread in self.threads.drain(..) {
             thread.join().expect("the worker ended well");
         }
+    }
+}
+
+impl Drop for Running {
+    /// A test that fails leaves no worker behind to spin beside the others.
+    fn drop(&mut self) {
+        self.workers.stop();
     }
 }
 
@@ -204,18 +222,4 @@ impl Running {
 pub fn cpus() -> Vec<usize> {
     let set = rustix::thread::sched_getaffinity(None).unwrap();
     (0..rustix::thread::CpuSet::MAX_CPU).filter(|c| set.is_set(*c)).collect()
-}
-
-/// Waits until all are true. The limit is there to end a hang with a message, not to measure.
-pub fn wait(done: &[Arc<AtomicBool>]) {
-    until("all sources are dry", || done.iter().all(|d| d.load(Ordering::Acquire)));
-}
-
-/// Waits until `what` is `true`.
-pub fn until(what: &str, is: impl Fn() -> bool) {
-    let start = Instant::now();
-    while !is() {
-        assert!(start.elapsed() < Duration::from_secs(120), "waited two minutes until {what}");
-        std::thread::sleep(Duration::from_micros(50));
-    }
 }

@@ -1,7 +1,7 @@
 //! Several workers while the configuration changes under them.
 
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
 
 use dataplane::{Caps, DropReason, Idle, PortTotals, Workers};
 use portgroups::VlanMode;
@@ -10,7 +10,7 @@ use wire::Mac;
 use crate::fake::{Received, Sent};
 use crate::frames::{Kind, Shape, id_of};
 use crate::spec::{FilterSpec, Peer, SwitchSpec, UplinkSpec, VnicSpec};
-use crate::switch::{Running, Switch, cpus, until};
+use crate::switch::{Running, Switch, cpus};
 
 /// Bytes a recorder keeps here; touched only as far as used.
 const MEMORY: usize = 256 << 20;
@@ -79,9 +79,9 @@ impl Dice {
     }
 }
 
-/// Waits until all `frames` of `ports` came in.
-fn wait_for(switch: &Switch, ports: usize, frames: u64) {
-    until("all frames came in", || (0..ports).map(|p| switch.totals(p).in_frames).sum::<u64>() == frames);
+/// Waits until all `frames` of the first `ports` came in.
+fn wait_for(running: &Running, switch: &Switch, ports: usize, frames: u64) {
+    running.until("all frames came in", || (0..ports).map(|p| switch.totals(p).in_frames).sum::<u64>() == frames);
 }
 
 /// Eight queues of four guests change hands among three workers, and sometimes rest with nobody, three
@@ -119,7 +119,7 @@ fn queues_that_change_hands_lose_nothing() {
     }
     running.workers.publish(switch.snapshot());
     let sent = MOVES * PER_MOVE;
-    wait_for(&switch, 4, 8 * sent);
+    wait_for(&running, &switch, 4, 8 * sent);
     let loads: Vec<_> = (0..WORKERS).map(|w| running.workers.load(w).0).collect();
     running.end();
 
@@ -134,6 +134,38 @@ fn queues_that_change_hands_lose_nothing() {
     for (slot, _) in switch.ports.iter().flat_map(|p| &p.queues) {
         assert!(slot.take().is_some(), "each queue is back in its slot");
     }
+}
+
+/// A queue is given to another worker while its owner is in the middle of a turn: the other looks for it until it is
+/// put back, without being told again.
+#[test]
+fn a_queue_in_use_is_taken_over_when_it_comes_back() {
+    const LAST: usize = 200;
+    let mut switch = Switch::new(&spec(2, false), 2);
+    let (inside, release) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicBool::new(false)));
+    let pollers = Arc::new(Mutex::new(Vec::new()));
+    let (entered, released, seen) = (inside.clone(), release.clone(), pollers.clone());
+    let frames = (0..=LAST).map(move |number| {
+        seen.lock().unwrap().push(std::thread::current().name().unwrap().to_owned());
+        entered.store(true, Ordering::SeqCst);
+        // The turn lasts until the other worker has looked for the queue; and one turn takes a burst, not all.
+        while !released.load(Ordering::SeqCst) {
+            std::thread::yield_now();
+        }
+        Shape { id: (0, number as u16), ..plain(0, mac(1)) }.sent(Vec::new())
+    });
+    switch.send(0, 0, frames);
+    let running = Running::start(switch.snapshot(), 2, Idle::Adaptive);
+    running.until("the first worker is in its turn", || inside.load(Ordering::SeqCst));
+    switch.ports[0].queues[0].1 = 1;
+    running.workers.publish(switch.snapshot());
+    let turns = running.workers.load(1).1;
+    running.until("the other has looked for the queue", || running.workers.load(1).1 > turns + 3);
+    release.store(true, Ordering::SeqCst);
+    wait_for(&running, &switch, 1, LAST as u64 + 1);
+    running.end();
+    let pollers = pollers.lock().unwrap();
+    assert_eq!((&*pollers[0], &*pollers[LAST]), ("worker0", "worker1"));
 }
 
 /// A port is taken out of use and put back two hundred times under traffic. Once the grace period is over
@@ -159,13 +191,13 @@ fn after_grace_nobody_delivers_to_a_port_taken_out_of_use() {
     for round in 1..=ROUNDS {
         running.workers.publish(switch.snapshot());
         running.workers.grace().wait();
-        wait_for(&switch, 2, 2 * allow(QUARTER));
+        wait_for(&running, &switch, 2, 2 * allow(QUARTER));
         // These are under way when the port goes: some get there, some do not.
         allow(2 * QUARTER);
         running.workers.publish(switch.snapshot_where(|index| index != going));
         running.workers.grace().wait();
         egress.retire(true);
-        wait_for(&switch, 2, 2 * allow(QUARTER));
+        wait_for(&running, &switch, 2, 2 * allow(QUARTER));
         assert_eq!(egress.late(), 0, "round {round}");
         egress.retire(false);
     }
@@ -175,7 +207,7 @@ fn after_grace_nobody_delivers_to_a_port_taken_out_of_use() {
     let sent = ROUNDS * 4 * QUARTER;
     let staying = switch.received(3);
     for from in 0..2 {
-        let odd: Vec<u64> = (0..sent).filter(|n| n % 2 == 1).collect();
+        let odd: Vec<u64> = (0..sent).filter(|n| !n.is_multiple_of(2)).collect();
         assert!(numbers(&staying, from) == odd, "from {from}: traffic not touched by the change loses nothing");
     }
     let missed: u64 = (0..2).map(|from| switch.totals(from).drops(DropReason::NoMatch)).sum();
@@ -203,7 +235,7 @@ fn two_workers_into_one_port_keep_each_sources_order() {
             switch.send(from, from, gated(from, &allowance, shape));
         }
         let running = Running::start(switch.snapshot(), 2, Idle::Spin);
-        wait_for(&switch, 2, 2 * FRAMES);
+        wait_for(&running, &switch, 2, 2 * FRAMES);
         running.end();
 
         switch.check_sums().unwrap();
@@ -234,7 +266,7 @@ fn two_workers_exchange_broadcasts() {
         switch.send(from, from, gated(from, &allowance, move |_| plain(from, Mac::BROADCAST)));
     }
     let running = Running::start(switch.snapshot(), 2, Idle::Adaptive);
-    wait_for(&switch, 2, 2 * FRAMES);
+    wait_for(&running, &switch, 2, 2 * FRAMES);
     running.end();
     switch.check_sums().unwrap();
     let all: Vec<u64> = (0..FRAMES).collect();

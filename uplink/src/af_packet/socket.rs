@@ -16,9 +16,9 @@ const SEND_BUFFER: usize = 256 << 20;
 ///
 /// An RX socket takes frames of every protocol in promiscuous mode, except those this machine sends.
 ///
-/// `PACKET_QDISC_BYPASS` is not used: over a veth, which has no queueing discipline, it made no difference beyond
-/// the noise (60 and 1514 bytes, bursts of 32), and where there is a queue it is the one that takes up a burst
-/// the device has no room for.
+/// `PACKET_QDISC_BYPASS` is not used: over a veth it made no difference (485 and 491 thousand frames a second of
+/// 60 bytes, 459 and 463 of 1514, without and with; medians of seven alternating runs), and where an interface
+/// has a queueing discipline, that is what takes up a burst the device has no room for.
 pub(super) fn open(index: u32, direction: Direction) -> io::Result<OwnedFd> {
     // Protocol 0: nothing comes in before everything is set.
     let fd = socket_with(AddressFamily::PACKET, SocketType::RAW, SocketFlags::CLOEXEC, None)?;

@@ -20,7 +20,7 @@ const GSO_ECN: u8 = 0x80;
 
 /// Frames up to this many bytes are copied by the kernel whole; of longer ones it takes references to the
 /// ring's pages. On a veth a reference costs a page and a second copy when the frame changes hands: copying whole
-/// took 60 to 1514 byte frames from 0.3..0.5 to 0.9..1.0 million a second on one shared core.
+/// sent 1.3 times as many 60 byte frames and 1.2 times as many of 1514 (medians of seven alternating runs).
 const COPY_WHOLE: usize = 2048;
 
 /// First byte at which the kernel accepts the start of a checksum: behind Ethernet and the shortest IP header.

@@ -201,6 +201,16 @@ impl Server {
         self.session.disconnect();
     }
 
+    /// Frees a worker that this card's VMM holds up, see [`Interrupts::unblock`](crate::irq::Interrupts::unblock),
+    /// and cuts that VMM off. True when it was to blame.
+    pub fn free_worker(&mut self) -> bool {
+        let blamed = self.connection.is_some() && self.session.interrupts().unblock();
+        if blamed {
+            self.disconnect(&Ended::BlockedWorker);
+        }
+        blamed
+    }
+
     /// True while a VMM is on the socket.
     pub fn connected(&self) -> bool {
         self.connection.is_some()

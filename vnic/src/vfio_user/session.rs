@@ -199,6 +199,11 @@ impl Session {
         &self.card.name
     }
 
+    /// The card's interrupt lines.
+    pub fn interrupts(&self) -> &Interrupts {
+        &self.card.interrupts
+    }
+
     /// The device model.
     pub fn model(&self) -> &dyn DeviceModel {
         self.card.model.as_ref()

@@ -134,6 +134,8 @@ pub(super) enum Ended {
     NotACommand(u32),
     #[error("it leaves more than {MOST_UNREAD} bytes of answers unread")]
     Unread,
+    #[error("it made an interrupt eventfd block, which held up a worker")]
+    BlockedWorker,
     #[error("{0}")]
     System(#[from] Errno),
 }
