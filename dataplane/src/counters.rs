@@ -2,8 +2,9 @@
 //!
 //! For one port: `in.frames = in.forwarded + drops on the way in`, and
 //! `out.offered = out.frames + drops on the way out`. For the whole switch:
-//! `sum(in.copies) + sum(out.segments) = sum(out.offered)`, where `copies` counts each destination a
-//! forwarded frame was handed to, and `segments` the frames a segmentation made beyond the first.
+//! `sum(in.copies) + sum(out.segments) + sum(out.originated) = sum(out.offered)`, where `copies` counts each
+//! destination a forwarded frame was handed to, `segments` the frames a segmentation made beyond the first,
+//! and `originated` those of the switch's own making (beacons, notices).
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -21,6 +22,7 @@ struct Shard {
     out_frames: AtomicU64,
     out_bytes: AtomicU64,
     out_segments: AtomicU64,
+    out_originated: AtomicU64,
     in_drops: [AtomicU64; DropReason::COUNT],
     out_drops: [AtomicU64; DropReason::COUNT],
 }
@@ -48,6 +50,8 @@ pub struct PortTotals {
     pub out_bytes: u64,
     /// Frames that segmentation made beyond the ones handed over.
     pub out_segments: u64,
+    /// Frames of the switch's own making that were handed to this port.
+    pub out_originated: u64,
     /// Drops of frames on their way in, by reason.
     pub in_drops: [u64; DropReason::COUNT],
     /// Drops of frames on their way out, by reason.
@@ -74,9 +78,9 @@ fn add(counter: &AtomicU64, n: u64) {
 }
 
 impl Counters {
-    /// For `workers` workers, at least one shard.
+    /// For `workers` workers, and one shard more for the control thread.
     pub fn new(workers: usize) -> Counters {
-        Counters((0..workers.max(1)).map(|_| CachePadded::default()).collect())
+        Counters((0..=workers.max(1)).map(|_| CachePadded::default()).collect())
     }
 
     #[inline]
@@ -121,6 +125,13 @@ impl Counters {
         }
     }
 
+    /// What the delivery of a frame of the switch's own making told; call only from the control thread.
+    pub fn count_originated(&self, tally: &Tally) {
+        let control = self.0.len() - 1;
+        self.count_out(control, tally);
+        add(&self.0[control].out_originated, tally.frames + tally.dropped);
+    }
+
     /// The sums over all workers.
     pub fn totals(&self) -> PortTotals {
         let mut t = PortTotals::default();
@@ -134,6 +145,7 @@ impl Counters {
             t.out_frames += get(&s.out_frames);
             t.out_bytes += get(&s.out_bytes);
             t.out_segments += get(&s.out_segments);
+            t.out_originated += get(&s.out_originated);
             for i in 0..DropReason::COUNT {
                 t.in_drops[i] += get(&s.in_drops[i]);
                 t.out_drops[i] += get(&s.out_drops[i]);

@@ -55,6 +55,8 @@ reasons! {
     Shaped = "shaped",
     /// The guest's receive filter does not ask for it.
     Filtered = "filtered",
+    /// A beacon: read by the switch itself, and never forwarded.
+    Beacon = "beacon",
     /// A descriptor that points nowhere, or makes no sense.
     BadDescriptor = "bad-descriptor",
     /// A checksum or segmentation request that does not fit its frame.

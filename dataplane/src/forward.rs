@@ -3,8 +3,8 @@
 use crate::admit::admit;
 use crate::lists::Lists;
 use crate::resolve::resolve;
-use crate::snapshot::{PortEntry, Snapshot};
-use crate::{Burst, Sink};
+use crate::snapshot::{PortEntry, Role, Snapshot};
+use crate::{Burst, DropReason, Sink};
 
 /// Forwards the bursts of one port; lives for one poll.
 pub(crate) struct Forwarder<'a> {
@@ -21,6 +21,13 @@ impl Sink for Forwarder<'_> {
         let (mut forwarded, mut copies) = (0u64, 0u64);
         for (index, frame) in burst.frames().iter().enumerate() {
             bytes += frame.len() as u64;
+            if let (Role::Uplink(_), Some(inbox)) = (&self.from.role, self.snapshot.inbox())
+                && inbox.wants(frame)
+            {
+                inbox.hear(self.from.id, burst, frame);
+                counters.count_in_drop(self.worker, DropReason::Beacon);
+                continue;
+            }
             let verdict = admit(self.snapshot, self.from, frame)
                 .and_then(|domain| resolve(self.snapshot, self.from, index as u8, frame, domain, self.lists));
             match verdict {

@@ -153,6 +153,24 @@ impl<'m> Burst<'m> {
         self.harvested() < BURST && self.slices.remaining_capacity() >= MAX_FRAME_SLICES
     }
 
+    /// Copies the untagged frame's first bytes into `out`; returns how many. For frames that the switch
+    /// itself reads, not for delivery.
+    pub(crate) fn copy_frame(&self, frame: &Frame, out: &mut [u8]) -> usize {
+        let mut at = frame.head().len().min(out.len());
+        out[..at].copy_from_slice(&frame.head()[..at]);
+        let mut skip = frame.skip as usize;
+        for piece in self.slices_of(frame) {
+            let from = skip.min(piece.len());
+            skip -= from;
+            let n = (piece.len() - from).min(out.len() - at);
+            if !piece.read_at(from, &mut out[at..at + n]) {
+                break;
+            }
+            at += n;
+        }
+        at
+    }
+
     /// The memory pieces of `frame`, whole (the head included).
     #[inline]
     pub(crate) fn slices_of(&self, frame: &Frame) -> &[Slice<'m>] {
@@ -310,7 +328,9 @@ fn check_offload(frame: &mut Frame) -> Result<(), DropReason> {
     }
     if let Csum::Fill { start, at } = frame.offload.csum {
         let (start, at) = (usize::from(start), usize::from(at));
-        if start < ETH_HEADER || at < start || at + 2 > frame.len() {
+        // With a tag inline the offsets must still fit their 16 bits.
+        let tagged = at + TAG_LEN <= usize::from(u16::MAX);
+        if start < ETH_HEADER || at < start || at + 2 > frame.len() || !tagged {
             return Err(DropReason::BadOffload);
         }
     }

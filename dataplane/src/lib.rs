@@ -29,6 +29,7 @@
 //! | [`PortState`] (connected, link, filter) | control (for the device model) | workers | atomics and `ArcSwap` |
 //! | [`Counters`] | one worker per shard | control | relaxed atomics |
 //! | [`Grace`] ticks | one worker each | control | atomics |
+//! | [`Inbox`] | workers | control | a bounded lock-free queue |
 //! | a port's egress ring position | workers | workers | the egress's own short lock; never held over a copy or a system call |
 #![forbid(unsafe_code)]
 
@@ -39,7 +40,9 @@ mod emit;
 mod forward;
 mod frame;
 mod grace;
+mod inbox;
 mod lists;
+mod originate;
 mod ports;
 mod resolve;
 mod snapshot;
@@ -50,6 +53,8 @@ pub use drops::DropReason;
 pub use emit::{Caps, MAX_SEGMENTS, Plan};
 pub use frame::{BURST, Burst, Csum, Frame, Gso, HEAD_MAX, MAX_FRAME, MAX_FRAME_SLICES, Offload};
 pub use grace::{Grace, Ticker};
+pub use inbox::{HEARD_MAX, Heard, Inbox};
+pub use originate::Originator;
 pub use ports::{Delivery, Egress, Ingress, IngressSlot, Multicast, PortId, PortState, RxFilter, Sink, UnicastFilter};
 pub use snapshot::{PortEntry, Role, Snapshot, UplinkRole, VnicRole};
 pub use worker::{Idle, LONGEST_NAP, SPIN, Workers};

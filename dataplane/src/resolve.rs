@@ -1,11 +1,12 @@
 //! Second stage: which ports get this frame? The rules are those of an ESX vSwitch: a static table, no
 //! flooding, never from uplink to uplink, never back to the sender.
 
+use teaming::Choice;
 use wire::{Mac, Tag};
 
 use crate::lists::Lists;
 use crate::snapshot::{PortEntry, Role, Snapshot, VnicRole};
-use crate::{Delivery, DropReason, Frame};
+use crate::{Delivery, DropReason, Frame, PortId};
 
 /// Puts the frame with index `index` on the list of each port that gets it. Returns how many that
 /// were (refusals at the receiving port included), or why there is none.
@@ -18,7 +19,7 @@ pub(crate) fn resolve(
     domain: Tag,
     lists: &mut Lists,
 ) -> Result<u32, DropReason> {
-    let mut out = Out { from, index, domain, lists, count: 0 };
+    let mut out = Out { from, index, frame, domain, lists, count: 0 };
     let dst = frame.dst();
     let verdict = if dst.is_group() { out.group(snapshot, dst) } else { out.unicast(snapshot, dst) };
     if snapshot.has_taps() {
@@ -30,6 +31,7 @@ pub(crate) fn resolve(
 struct Out<'a> {
     from: &'a PortEntry,
     index: u8,
+    frame: &'a Frame,
     domain: Tag,
     lists: &'a mut Lists,
     count: u32,
@@ -39,6 +41,7 @@ impl Out<'_> {
     fn unicast(&mut self, snapshot: &Snapshot, dst: Mac) -> Result<(), DropReason> {
         match snapshot.lookup(self.domain.vid(), dst) {
             Some(to) if to.id == self.from.id => Err(DropReason::NoMatch),
+            Some(to) if !self.accepted(to) => Err(DropReason::UplinkUnused),
             Some(to) => {
                 self.for_owner(to, dst);
                 Ok(())
@@ -97,8 +100,17 @@ impl Out<'_> {
     /// Group frames come in once per uplink; a port takes the copy of the uplink it sends by.
     fn designated(&self, vnic: &VnicRole) -> bool {
         match self.from.role {
-            Role::Uplink(_) => vnic.uplink == Some(self.from.id),
+            Role::Uplink(_) => vnic.placement.receive.group.contains(&self.from.id.0),
             Role::Vnic(_) => true,
+        }
+    }
+
+    /// Unicast frames may come in by every uplink that the port's team has in use.
+    #[inline]
+    fn accepted(&self, to: &PortEntry) -> bool {
+        match (&self.from.role, to.vnic()) {
+            (Role::Uplink(_), Some(vnic)) => vnic.placement.receive.unicast.contains(&self.from.id.0),
+            _ => true,
         }
     }
 
@@ -106,14 +118,21 @@ impl Out<'_> {
     /// leaves by another.
     fn uplink(&mut self, snapshot: &Snapshot) -> Result<(), DropReason> {
         let Role::Vnic(vnic) = &self.from.role else { return Err(DropReason::NoMatch) };
-        match vnic.uplink.and_then(|id| snapshot.port(id)) {
-            Some(uplink) => {
-                let tag = (self.domain.vid() != 0).then_some(self.domain);
-                self.put(uplink, tag);
-                Ok(())
+        let tag = (self.domain.vid() != 0).then_some(self.domain);
+        let before = self.count;
+        match &vnic.placement.send {
+            Choice::All(uplinks) => {
+                uplinks.iter().filter_map(|id| snapshot.port(PortId(*id))).for_each(|u| self.put(u, tag));
             }
-            None if vnic.has_uplinks => Err(DropReason::NoUplink),
-            None => Err(DropReason::NoMatch),
+            one => {
+                let uplink = one.pick(self.frame.head());
+                uplink.and_then(|id| snapshot.port(PortId(id))).into_iter().for_each(|u| self.put(u, tag));
+            }
+        }
+        match self.count > before {
+            true => Ok(()),
+            false if vnic.has_uplinks => Err(DropReason::NoUplink),
+            false => Err(DropReason::NoMatch),
         }
     }
 

@@ -5,9 +5,10 @@ use std::sync::Arc;
 use foldhash::fast::RandomState;
 use hashbrown::HashMap;
 use portgroups::{Policy, VlanMode};
+use teaming::Placement;
 use wire::{ETH_HEADER, Mac};
 
-use crate::{Counters, Egress, IngressSlot, PortId, PortState};
+use crate::{Counters, Egress, Inbox, IngressSlot, PortId, PortState};
 
 /// What a port is.
 #[derive(Clone, Debug)]
@@ -26,8 +27,8 @@ pub struct VnicRole {
     /// The address the guest chose, where the policy lets it (`mac_changes`); frames to it are for this
     /// port too. `None` when it is the assigned one.
     pub chosen_mac: Option<Mac>,
-    /// The uplink that carries this port's frames now, chosen by its team.
-    pub uplink: Option<PortId>,
+    /// The uplinks it sends by and receives from now, chosen by its team; uplinks by their port numbers.
+    pub placement: Placement,
     /// True when its team has uplinks at all: then having none in use is `no-uplink`.
     pub has_uplinks: bool,
 }
@@ -70,6 +71,7 @@ pub struct Snapshot {
     /// Ports whose policy allows promiscuous mode.
     taps: Vec<PortId>,
     max_frame: usize,
+    inbox: Option<Arc<Inbox>>,
 }
 
 #[inline]
@@ -89,6 +91,7 @@ impl Snapshot {
             trunk_ports: Vec::new(),
             taps: Vec::new(),
             max_frame: usize::from(mtu) + ETH_HEADER,
+            inbox: None,
         };
         for entry in entries {
             s.add(entry);
@@ -121,6 +124,17 @@ impl Snapshot {
         if self.lookup(vid, mac).is_none() {
             self.table.insert(key(vid, mac), id);
         }
+    }
+
+    /// The switch with an inbox for the frames on its uplinks that are for itself.
+    pub fn with_inbox(self, inbox: Arc<Inbox>) -> Snapshot {
+        Snapshot { inbox: Some(inbox), ..self }
+    }
+
+    /// Where frames for the switch itself go.
+    #[inline]
+    pub fn inbox(&self) -> Option<&Inbox> {
+        self.inbox.as_deref()
     }
 
     fn add(&mut self, entry: PortEntry) {

@@ -10,6 +10,7 @@ use dataplane::{
     UplinkRole, VnicRole, Workers,
 };
 use portgroups::{Policy, Security};
+use teaming::{Choice, Placement, Receive};
 
 use crate::fake::{Received, Recorder, Sent, Source};
 use crate::spec::{Peer, SwitchSpec};
@@ -58,7 +59,7 @@ impl Switch {
             let role = Role::Vnic(VnicRole {
                 policy: Policy { vlan: v.vlan.clone(), security, mac: v.mac },
                 chosen_mac: v.chosen(),
-                uplink: v.uplink.as_ref().map(uplink_id),
+                placement: placement(v.uplink.as_ref().map(uplink_id), spec),
                 has_uplinks: !spec.uplinks.is_empty(),
             });
             let able = Caps { csum: true, tso: true, tag: true, pad: false };
@@ -222,4 +223,12 @@ impl Drop for Running {
 pub fn cpus() -> Vec<usize> {
     let set = rustix::thread::sched_getaffinity(None).unwrap();
     (0..rustix::thread::CpuSet::MAX_CPU).filter(|c| set.is_set(*c)).collect()
+}
+
+/// One uplink that carries everything, group frames in by it, unicast by any.
+fn placement(uplink: Option<PortId>, spec: &SwitchSpec) -> Placement {
+    let all = (spec.vnics.len()..spec.vnics.len() + spec.uplinks.len()).map(|i| id(i).0).collect();
+    let group = uplink.iter().map(|u| u.0).collect();
+    let send = uplink.map_or(Choice::None, |u| Choice::One(u.0));
+    Placement { send, receive: Receive { group, unicast: all } }
 }

@@ -229,7 +229,11 @@ fn two_workers_into_one_port_keep_each_sources_order() {
         let allowance = Arc::new(AtomicU64::new(FRAMES));
         for from in 0..2 {
             let shape = move |n: u64| match n % 5 {
-                4 => Shape { payload: 1200, kind: Kind::Tcp { v6: n % 2 == 0, mss: Some(500) }, ..plain(from, mac(2)) },
+                4 => Shape {
+                    payload: 1200,
+                    kind: Kind::Tcp { v6: n.is_multiple_of(2), mss: Some(500) },
+                    ..plain(from, mac(2))
+                },
                 _ => plain(from, mac(2)),
             };
             switch.send(from, from, gated(from, &allowance, shape));
