@@ -4,6 +4,7 @@
 
 mod cli;
 mod demo;
+mod lab;
 
 use std::process::ExitCode;
 

@@ -14,7 +14,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("dataplane", &["wire", "sharedmem", "portgroups", "teaming"]),
     ("vnic", &["wire", "sharedmem", "dataplane"]),
     ("uplink", &["wire", "sharedmem", "dataplane"]),
-    ("control", &["wire", "sharedmem", "portgroups", "teaming", "dataplane", "vnic", "uplink"]),
+    ("control", &["wire", "sharedmem", "portgroups", "teaming", "beacon", "dataplane", "vnic", "uplink"]),
     // Soft guests and labs see the switch from outside: memory tools and the JSON documents, no internals.
     ("testbed", &["wire", "sharedmem"]),
 ];

@@ -27,7 +27,7 @@ pub const MAX_SEGMENTS: usize = 2048;
 pub struct Caps {
     /// Fill in L4 checksums.
     pub csum: bool,
-    /// Take TCP segments longer than the wire's frames, over IPv4 and IPv6.
+    /// Take TCP segments longer than the wire's frames, over IPv4 and IPv6, and sum what it cuts.
     pub tso: bool,
     /// Take the tag beside the frame; without it the tag is written into the frame.
     pub tag: bool,
@@ -67,7 +67,8 @@ impl<'b, 'm> Plan<'b, 'm> {
             _ => None,
         };
         let fill = match offload.csum {
-            Csum::Fill { start, at } if !caps.csum && segmentation.is_none() => {
+            // Who cuts segments sums them: a request to cut that is left to the peer comes with its checksum.
+            Csum::Fill { start, at } if !caps.csum && offload.gso.is_none() => {
                 Some((usize::from(start), usize::from(at)))
             }
             _ => None,

@@ -223,3 +223,76 @@ fn a_full_burst_says_so() {
     }
     assert!(n < BURST && burst.frames().len() == n);
 }
+
+/// Every peer, with and without a request to cut, with and without a tag: what is left to it, and the bytes.
+#[test]
+fn each_peer_is_left_what_it_can_do() {
+    let memory = Memory::new();
+    for (bits, v6, cut, tagged) in (0..16).flat_map(|b| (0..8).map(move |k| (b, k & 1 > 0, k & 2 > 0, k & 4 > 0))) {
+        let [csum, tso, tag, pad] = [0, 1, 2, 3].map(|bit| bits >> bit & 1 == 1);
+        let caps = Caps { csum, tso, tag, pad };
+        let l4: u16 = if v6 { 54 } else { 34 };
+        let mut bytes = tcp(v6, &[1; 1500]);
+        let whole = bytes.clone();
+        let t = Transport::parse(&bytes).unwrap();
+        let pseudo = pseudo_header(t.addresses(&bytes), TCP, (bytes.len() - t.l4) as u32).folded().to_be_bytes();
+        bytes[t.l4 + 16..t.l4 + 18].copy_from_slice(&pseudo);
+        let asked = Csum::Fill { start: l4, at: l4 + 16 };
+        let gso = cut.then_some(Gso { mss: 700, header: l4 + 20 });
+        let mut burst = Burst::new();
+        burst.push(&memory.scatter(&bytes, &[100]), None, Offload { csum: asked, gso });
+        let delivery = Delivery { frame: 0, tag: tagged.then(|| Tag::new(7, 1)) };
+        let plan = Plan::new(&burst, &delivery, caps).unwrap();
+        let shift = if tagged && !tag { 4 } else { 0 };
+        let case = format!("{caps:?}, v6 {v6}, cut {cut}, tagged {tagged}");
+
+        let left = if cut { tso } else { csum };
+        assert_eq!(plan.count(), if cut && !tso { 3 } else { 1 }, "{case}");
+        assert_eq!(plan.gso(), gso.filter(|_| tso).map(|g| Gso { header: g.header + shift, ..g }), "{case}");
+        let fill = Csum::Fill { start: l4 + shift, at: l4 + 16 + shift };
+        assert_eq!(plan.csum(), if left { fill } else { Csum::Good }, "{case}");
+        assert_eq!(plan.side_tag(), delivery.tag.filter(|_| tag), "{case}");
+        let mut payload = Vec::new();
+        for i in 0..plan.count() {
+            let room = memory.room(plan.len(i), 30);
+            assert!(plan.write(i, &room));
+            let mut frame = read(&room);
+            if shift > 0 {
+                assert_eq!(frame.drain(12..16).collect::<Vec<_>>(), Tag::new(7, 1).bytes(), "{case}");
+            }
+            match left {
+                true => assert!(frame == bytes, "as the sender has it: {case}"),
+                false if !cut => assert!(frame == whole, "complete: {case}"),
+                false => payload.extend(assert_tcp_valid(&frame)),
+            }
+        }
+        assert!(!cut || left || payload == [1; 1500], "{case}");
+    }
+}
+
+/// Offsets in a frame as it came from outside, tag and all, are those of the frame without it; and again with it
+/// where it goes in again.
+#[test]
+fn a_request_keeps_its_place_when_the_tag_goes_and_comes() {
+    let memory = Memory::new();
+    let mut bytes = tcp(false, &[3; 3000]);
+    bytes.splice(12..12, Tag::new(9, 2).bytes());
+    let mut burst = Burst::new();
+    let offload = Offload { csum: Csum::Fill { start: 38, at: 54 }, gso: Some(Gso { mss: 1000, header: 58 }) };
+    burst.push(&memory.scatter(&bytes, &[13, 15, 40]), None, offload);
+    for (tag, caps, shift) in [
+        (None, Caps { csum: true, tso: true, tag: true, pad: false }, 0),
+        (Some(Tag::new(9, 2)), Caps { csum: true, tso: true, tag: true, pad: false }, 0),
+        (Some(Tag::new(9, 2)), Caps { csum: true, tso: true, tag: false, pad: true }, 4),
+    ] {
+        let plan = Plan::new(&burst, &Delivery { frame: 0, tag }, caps).unwrap();
+        assert_eq!(plan.csum(), Csum::Fill { start: 34 + shift, at: 50 + shift });
+        assert_eq!(plan.gso(), Some(Gso { mss: 1000, header: 54 + shift }));
+        let room = memory.room(plan.len(0), 20);
+        assert!(plan.write(0, &room));
+        let got = read(&room);
+        let at = usize::from(shift);
+        assert_eq!(got.len(), 3054 + at);
+        assert!(got[..12] == bytes[..12] && got[12 + at..50 + at] == bytes[16..54] && got[52 + at..] == bytes[56..]);
+    }
+}

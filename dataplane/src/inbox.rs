@@ -40,7 +40,13 @@ impl Inbox {
     /// For frames of `ethertype`. `wake` is called by a worker when the first frame after none waits;
     /// it must not block.
     pub fn new(ethertype: u16, wake: impl Fn() + Send + Sync + 'static) -> Inbox {
-        Inbox { ethertype, queue: ArrayQueue::new(WAITING), lost: AtomicU64::new(0), announced: AtomicBool::new(false), wake: Box::new(wake) }
+        Inbox {
+            ethertype,
+            queue: ArrayQueue::new(WAITING),
+            lost: AtomicU64::new(0),
+            announced: AtomicBool::new(false),
+            wake: Box::new(wake),
+        }
     }
 
     /// Hands every waiting frame to `each`, oldest first.

@@ -9,7 +9,7 @@
 //!   (fuzz_targets/, sanitizers, coverage)        |
 //!                          +--> TARGETS[i].1(&[u8]) --> vmxnet3, vlance      what a guest writes
 //!                          |                     |
-//!  cargo test  ------------+                     +--> frames                 what lies in a frame
+//!  cargo test  ------------+                     +--> frames, beacon         what lies in a frame
 //!   (tests/replay.rs: seeds, regressions,        |
 //!    pseudo-random inputs)                       +--> config, codec          what an administrator's tools send
 //! ```
@@ -18,6 +18,7 @@
 //! any bytes are an input. No threads, no clock, no chance: the same bytes do the same.
 #![forbid(unsafe_code)]
 
+pub mod beacon;
 pub mod codec;
 pub mod config;
 pub mod framing;
@@ -43,6 +44,7 @@ pub const TARGETS: &[Target] = &[
     ("vmxnet3", vmxnet3::run),
     ("vlance", vlance::run),
     ("frames", frames::run),
+    ("beacon", beacon::run),
     ("config", config::run),
     ("codec", codec::run),
 ];

@@ -43,6 +43,8 @@ enum Command {
     /// Show the switch at work with three real VMs and a physical network of namespaces (needs root, and what
     /// `make demo` prepares).
     Demo,
+    /// Build a physical network out of namespaces, cut and heal its cables (needs root).
+    Lab(crate::lab::Args),
 }
 
 #[derive(clap::Args)]
@@ -67,6 +69,7 @@ pub(crate) fn main() -> ExitCode {
             Command::Check(file) => check::check(&file.config),
             Command::Show(args) => show::show(&args),
             Command::QemuArgs(args) => qemu_args::qemu_args(&args),
+            Command::Lab(args) => lab(&args),
             Command::Demo => crate::demo::run().map_err(|error| Refusal::Failure(format!("demo: {error:#}"))),
         },
         Err(error) => match error.kind() {
@@ -81,6 +84,16 @@ pub(crate) fn main() -> ExitCode {
     };
     eprintln!("{text}");
     ExitCode::from(code)
+}
+
+fn lab(args: &crate::lab::Args) -> Result<(), Refusal> {
+    use testbed::topology::Error;
+    let text = crate::lab::run(args).map_err(|error| match error {
+        Error::File(problems) => Refusal::Input(problems.to_string()),
+        Error::Input(text) => Refusal::Input(format!("vswitch: {text}")),
+        Error::Failure(_) => Refusal::Failure(format!("lab: {error}")),
+    })?;
+    output::write(&text)
 }
 
 /// clap's paragraphs as one sentence: what is wrong, its tip where it has one, and where to look.

@@ -86,7 +86,9 @@ fn document(what: Option<What>, status: &Status) -> Result<Value, Refusal> {
             json!({"ports": serde_json::to_value(uplinks).map_err(failed)?, "team": take("team")})
         }
         Some(What::Portgroups) => json!({"portgroups": take("portgroups")}),
-        Some(What::Team) => json!({"team": take("team")}),
+        Some(What::Team) => {
+            json!({"team": take("team"), "portgroups": take("portgroups"), "events": take("events")})
+        }
         Some(What::Drops) => {
             let ports = status.ports.iter().map(|p| json!({"name": p.name, "drops": p.drops}));
             json!({"ports": ports.collect::<Vec<_>>()})

@@ -116,8 +116,9 @@ impl Network {
 
     /// Ends VMs and switch, shows the final tables, and checks the sums.
     pub(super) fn close(mut self, stage: &Stage) -> Result<()> {
-        let status: Status = serde_json::from_value(self.switch.show_quiet()?)?;
-        ledger::check(&status).map_err(|error| anyhow::anyhow!("{error}"))?;
+        let parse = |value: &serde_json::Value| Ok::<Status, anyhow::Error>(serde_json::from_value(value.clone())?);
+        let holds = |value: &serde_json::Value| ledger::check(&parse(value)?).map_err(|e| anyhow::anyhow!("{e}"));
+        let status = parse(&self.switch.show_when(holds)?)?;
         stage.shown("every frame is accounted for: on each port, in = forwarded + drops, offered = out + drops");
         stage.step("$ vswitch show");
         println!();

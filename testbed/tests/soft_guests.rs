@@ -41,6 +41,7 @@ fn exchange(a: &mut dyn SoftGuest, b: &mut dyn SoftGuest, longest: usize) {
         assert!(got.bytes == sent, "{len} bytes: {:x?} is not {:x?}", got.bytes, sent);
         assert_eq!(got.tag, None);
     }
+    assert_eq!(b.late_frames(), 0, "{}: an interrupt was lost", b.name());
 }
 
 #[test]
@@ -80,7 +81,48 @@ fn no_message_while_frames_flow() {
         assert!(a.recv(LIMIT).unwrap().is_some());
     }
     assert_eq!((rig.messages(0), rig.messages(1)), before);
+    assert_eq!((a.late_frames(), b.late_frames()), (0, 0), "an interrupt was lost");
     rig.check_sums();
+}
+
+#[test]
+fn an_unmask_with_work_waiting_raises() {
+    let rig = Rig::new(1500, &[vmxnet3(VlanMode::Est), vmxnet3(VlanMode::Est)]);
+    let mut a = vmx(&rig, 0);
+    for kind in [InterruptKind::Msix, InterruptKind::Msi, InterruptKind::Intx] {
+        let mut b = vmx_with(&rig, 1, |o| o.interrupts = kind);
+        // Whatever the start raised is out of the way.
+        while b.card().wait_interrupt(SHORT).unwrap() {
+            assert_eq!(b.recv(SHORT).unwrap(), None);
+        }
+        b.mask_interrupts().unwrap();
+        a.send(&frame(mac(1), mac(0), 64, 1)).unwrap();
+        a.flush().unwrap();
+        assert!(!b.card().wait_interrupt(SHORT).unwrap(), "{kind:?}: masked");
+        assert!(b.unmask_and_wait(LIMIT).unwrap(), "{kind:?}: no message tells the card of the unmask");
+        assert!(b.recv(LIMIT).unwrap().is_some());
+        drop(b);
+        rig.wait_until("the guest is gone", || !rig.started(1));
+    }
+}
+
+#[test]
+fn an_intx_line_that_stays_high_fires_again() {
+    let rig = Rig::new(1500, &[vmxnet3(VlanMode::Est), vmxnet3(VlanMode::Est), vlance(VlanMode::Est)]);
+    let (mut a, mut b, mut c) =
+        (vmx(&rig, 0), vmx_with(&rig, 1, |o| o.interrupts = InterruptKind::Intx), lance(&rig, 2));
+    for guest in [&mut b as &mut dyn SoftGuest, &mut c] {
+        let name = guest.name();
+        // One frame the ordinary way, so that the line is low and unmasked.
+        a.send(&frame(guest.mac(), mac(0), 64, 1)).unwrap();
+        assert!(guest.recv(LIMIT).unwrap().is_some());
+        assert_eq!(guest.recv(SHORT).unwrap(), None);
+        a.send(&frame(guest.mac(), mac(0), 64, 2)).unwrap();
+        assert!(guest.card().wait_interrupt(LIMIT).unwrap(), "{name}");
+        assert!(!guest.card().wait_interrupt(SHORT).unwrap(), "{name}: it masks itself");
+        guest.card().client().mask_intx(false).unwrap();
+        assert!(guest.card().wait_interrupt(LIMIT).unwrap(), "{name}: nobody served the card");
+    }
 }
 
 #[test]
@@ -92,7 +134,7 @@ fn load_is_accounted_for_to_the_frame() {
         let template = frame(sink.mac(), a.mac(), 60, 7);
         let (mut sent, mut got) = (0, 0);
         while sent < 20_000 {
-            sent += a.send_burst(&template, 20_000 - sent).unwrap() as u64 as usize;
+            sent += a.send_burst(&template, 20_000 - sent).unwrap();
             got += sink.drain().unwrap().frames;
         }
         a.flush().unwrap();

@@ -4,7 +4,7 @@
 //!  per port:  in.frames   = in.forwarded + in.dropped
 //!             out.offered = out.frames   + out.dropped
 //!             sum(drops)  = in.dropped   + out.dropped
-//!  switch:    sum(in.copies) + sum(out.segments) = sum(out.offered)
+//!  switch:    sum(in.copies) + sum(out.segments) + sum(out.originated) = sum(out.offered)
 //! ```
 
 use super::{PortStatus, Status};
@@ -18,10 +18,12 @@ pub fn check(status: &Status) -> Result<(), String> {
     let mut wrong: Vec<String> = status.ports.iter().flat_map(check_port).collect();
     let copies = sum(status.ports.iter().map(|p| p.input.copies));
     let segments = sum(status.ports.iter().map(|p| p.output.segments));
+    let originated = sum(status.ports.iter().map(|p| p.output.originated));
     let offered = sum(status.ports.iter().map(|p| p.output.offered));
-    if copies + segments != offered {
+    if copies + segments + originated != offered {
+        let own = if originated == 0 { String::new() } else { format!(" and {originated} frames of its own") };
         wrong.push(format!(
-            "switch: {copies} copies in and {segments} segments are not the {offered} frames offered out"
+            "switch: {copies} copies in and {segments} segments{own} are not the {offered} frames offered out"
         ));
     }
     if wrong.is_empty() { Ok(()) } else { Err(wrong.join("; ")) }
@@ -84,7 +86,11 @@ mod tests {
         );
         assert_eq!(
             broken(|s| s.ports[0].input.copies += 2),
-            "switch: 21 copies in and 2 segments are not the 21 frames offered out"
+            "switch: 21 copies in and 2 segments and 5 frames of its own are not the 26 frames offered out"
+        );
+        assert_eq!(
+            broken(|s| s.ports[2].output.originated = 0),
+            "switch: 19 copies in and 2 segments are not the 26 frames offered out"
         );
         assert!(broken(|s| s.ports[0].input.frames = u64::MAX).contains("18446744073709551615"));
     }

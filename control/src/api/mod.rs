@@ -18,12 +18,14 @@ pub mod client;
 mod codec;
 pub mod ledger;
 mod status;
+mod team_status;
 
 pub use codec::{Decoder, Refusal, Request, Response};
 pub use status::{
-    BeaconHealth, In, LinkStatus, Out, PortGroupStatus, PortStatus, Role, Status, SwitchStatus, TeamStatus, UplinkRole,
-    UplinkStatus, VlanStatus, WorkerStatus,
+    BeaconCounts, EventStatus, In, LinkStatus, MAX_EVENTS, Out, PortGroupStatus, PortStatus, Role, Status,
+    SwitchStatus, VlanStatus, WorkerStatus,
 };
+pub use team_status::{BeaconHealth, HearsStatus, TeamStatus, UplinkRole, UplinkStatus};
 
 /// Longest request in bytes, its newline not counted.
 pub const MAX_LINE: usize = 64 * 1024;

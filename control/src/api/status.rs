@@ -2,10 +2,13 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::time::Duration;
 
 use dataplane::{DropReason, PortTotals};
 use portgroups::VlanMode;
 use serde::{Deserialize, Serialize};
+
+use super::team_status::{TeamStatus, UplinkStatus};
 
 /// The whole switch at one moment. Counters of different ports are read one after another, so sums
 /// over ports hold once traffic rests.
@@ -20,6 +23,31 @@ pub struct Status {
     pub portgroups: Vec<PortGroupStatus>,
     /// The default team.
     pub team: TeamStatus,
+    /// What happened last to uplinks, teams and beacons, oldest first; at most [`MAX_EVENTS`].
+    #[serde(default)]
+    pub events: Vec<EventStatus>,
+}
+
+/// Most events of a document: the last ones.
+pub const MAX_EVENTS: usize = 64;
+
+/// Something that happened.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct EventStatus {
+    /// When: seconds since the switch started, as its `uptime_seconds`.
+    pub at_seconds: f64,
+    /// Its stable name, such as `team.failover`; the same as in the log.
+    pub id: String,
+    /// One sentence.
+    pub text: String,
+}
+
+impl EventStatus {
+    /// What happened `at` that time after the switch's start.
+    pub fn new(at: Duration, id: &str, text: String) -> EventStatus {
+        EventStatus { at_seconds: at.as_secs_f64(), id: id.to_owned(), text }
+    }
 }
 
 /// The switch itself.
@@ -150,6 +178,12 @@ pub struct PortStatus {
     /// Uplink: how the interface is opened.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub driver: Option<String>,
+    /// Uplink: the rung of AF_XDP in use and why it is no better one, or why there is none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rung: Option<String>,
+    /// Uplink: its beacons; absent where none are sent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub beacons: Option<BeaconCounts>,
     /// Uplink: frames the kernel dropped before the switch could take them; no part of `in`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub kernel_drops: Option<u64>,
@@ -164,6 +198,24 @@ pub struct PortStatus {
     pub output: Out,
     /// Drops by reason, both ways: every reason that occurred, and `no-match` always.
     pub drops: BTreeMap<String, u64>,
+}
+
+/// Beacons of one uplink, in frames.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct BeaconCounts {
+    /// Sent.
+    pub sent: u64,
+    /// Received, ours, new and intact: these alone count.
+    pub heard: u64,
+    /// Received from other switches.
+    pub foreign: u64,
+    /// Received, said to be ours, and not.
+    pub forged: u64,
+    /// Received, ours, and seen before or too old.
+    pub replayed: u64,
+    /// Received, and no beacons: cut short, of another version, or on another VLAN than sent on.
+    pub bad: u64,
 }
 
 /// Frames into the switch: `frames = forwarded + dropped`.
@@ -197,6 +249,10 @@ pub struct Out {
     /// Those that segmentation made beyond the ones handed over.
     #[serde(default)]
     pub segments: u64,
+    /// Those of the switch's own making that were handed to the port: beacons, and notices to
+    /// physical switches.
+    #[serde(default)]
+    pub originated: u64,
     /// Those dropped on the way out.
     #[serde(default)]
     pub dropped: u64,
@@ -216,6 +272,7 @@ fn traffic(totals: &PortTotals) -> (In, Out, BTreeMap<String, u64>) {
         bytes: totals.out_bytes,
         offered: totals.out_offered,
         segments: totals.out_segments,
+        originated: totals.out_originated,
         dropped: totals.out_drops.iter().sum(),
     };
     let told = |reason: &DropReason| *reason == DropReason::NoMatch || totals.drops(*reason) > 0;
@@ -245,6 +302,8 @@ impl PortStatus {
             socket: None,
             device: None,
             driver: None,
+            rung: None,
+            beacons: None,
             kernel_drops: None,
             messages: None,
             input,
@@ -273,10 +332,25 @@ pub struct PortGroupStatus {
     pub mac_changes: bool,
     /// A guest may send from other addresses.
     pub forged_transmits: bool,
+    /// Which uplink a frame leaves by; empty in a document that does not say.
+    #[serde(default)]
+    pub load_balancing: String,
+    /// How a dead path is noticed; empty in a document that does not say.
+    #[serde(default)]
+    pub failure_detection: String,
+    /// Frames go out of every uplink because it is not known which of them are cut off.
+    #[serde(default)]
+    pub shotgun: bool,
+    /// Alarm: no uplink hears another, so beacons are filtered upstream and link state decides.
+    #[serde(default)]
+    pub filtered: bool,
+    /// All uplinks of the switch as its own team sees them, in file order.
+    #[serde(default)]
+    pub uplinks: Vec<UplinkStatus>,
 }
 
 impl PortGroupStatus {
-    /// What the configuration says of `group`, which has `ports` vNICs.
+    /// What the configuration says of `group`, which has `ports` vNICs; nothing yet of its team's view.
     pub fn of(group: &crate::config::PortGroup, ports: usize) -> PortGroupStatus {
         PortGroupStatus {
             name: group.name.value.clone(),
@@ -287,94 +361,12 @@ impl PortGroupStatus {
             promiscuous: group.security.promiscuous,
             mac_changes: group.security.mac_changes,
             forged_transmits: group.security.forged_transmits,
+            load_balancing: group.team.load_balancing.name().to_owned(),
+            failure_detection: group.team.failure_detection.name().to_owned(),
+            shotgun: false,
+            filtered: false,
+            uplinks: Vec::new(),
         }
-    }
-}
-
-/// The default team.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct TeamStatus {
-    /// Which uplink a frame leaves by.
-    pub load_balancing: String,
-    /// How a dead path is noticed.
-    pub failure_detection: String,
-    /// Frames go out of every uplink because beacons tell nothing certain.
-    pub shotgun: bool,
-    /// All uplinks of the switch, in file order.
-    pub uplinks: Vec<UplinkStatus>,
-}
-
-/// One uplink in the default team.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct UplinkStatus {
-    /// Its name.
-    pub name: String,
-    /// Its interface's link.
-    pub link: LinkStatus,
-    /// What beacons tell of it.
-    pub beacon: BeaconHealth,
-    /// What it does in the team.
-    pub state: UplinkRole,
-}
-
-/// What beacons tell of an uplink.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum BeaconHealth {
-    /// They come through.
-    Ok,
-    /// They do not.
-    Failed,
-    /// Too little is known.
-    Unknown,
-    /// None are sent.
-    Off,
-}
-
-impl fmt::Display for BeaconHealth {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.pad(match self {
-            BeaconHealth::Ok => "ok",
-            BeaconHealth::Failed => "failed",
-            BeaconHealth::Unknown => "unknown",
-            BeaconHealth::Off => "off",
-        })
-    }
-}
-
-/// What an uplink does in a team.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum UplinkRole {
-    /// Carries traffic.
-    Active,
-    /// Works, and waits.
-    Standby,
-    /// Does not work.
-    Failed,
-    /// In neither list.
-    Unused,
-}
-
-impl From<teaming::UplinkState> for UplinkRole {
-    fn from(state: teaming::UplinkState) -> UplinkRole {
-        match state {
-            teaming::UplinkState::Active => UplinkRole::Active,
-            teaming::UplinkState::Standby => UplinkRole::Standby,
-            teaming::UplinkState::Failed => UplinkRole::Failed,
-            teaming::UplinkState::Unused => UplinkRole::Unused,
-        }
-    }
-}
-
-impl fmt::Display for UplinkRole {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.pad(match self {
-            UplinkRole::Active => "active",
-            UplinkRole::Standby => "standby",
-            UplinkRole::Failed => "failed",
-            UplinkRole::Unused => "unused",
-        })
     }
 }
 

@@ -102,7 +102,8 @@ fn the_whole_file() {
     assert_eq!(config.uplinks[1].driver, Driver::AfPacket);
     assert_eq!(config.uplinks[2].device.at, At { line: 20, column: 10 });
     assert_eq!(config.uplink_index("vmnic2"), Some(2));
-    assert_eq!(config.beacon, Beacon { interval_ms: 500, threshold: 5, ethertype: 0x88b6 });
+    assert_eq!(config.beacon, Beacon { interval_ms: 500, threshold: 5, ethertype: 0x88b6, shotgun: true });
+    assert_eq!(config.beacon.interval(), Duration::from_millis(500));
     assert_eq!(config.security, Security { promiscuous: false, mac_changes: true, forged_transmits: false });
     let vlans: Vec<_> = config.portgroups.iter().map(|g| g.vlan.clone()).collect();
     let ranges = VlanMode::Vgt("10,20-29".parse().unwrap());
@@ -138,10 +139,13 @@ fn the_defaults() {
             idle: Idle::Adaptive,
         }
     );
-    assert_eq!(config.beacon, Beacon { interval_ms: 1000, threshold: 3, ethertype: 0x88b5 });
+    assert_eq!(config.beacon, Beacon { interval_ms: 1000, threshold: 3, ethertype: 0x88b5, shotgun: true });
     assert_eq!(config.security, Security::default());
     assert!(config.team.failback && config.team.notify_switches);
-    assert_eq!(config.team.failure_detection, FailureDetection::Link);
+    assert_eq!(config.team.failure_detection, FailureDetection::Beacon);
+    assert_eq!(config.team, TeamPolicy::of(Vec::new()));
+    assert_eq!((config.team.up_delay, config.flap_limit), (Duration::from_millis(100), 60));
+    assert_eq!((config.team.load_percent, config.team.load_interval), (75, Duration::from_secs(30)));
 }
 
 /// What moved to another line is no change.
@@ -168,6 +172,115 @@ fn failover_orders() {
         let config = parse_text(&format!("{uplinks}[team]\n{team}\n{short}")).unwrap();
         let got = &config.portgroups[0].team;
         assert_eq!((got.active.join(" "), got.standby.join(" ")), (active.into(), standby.into()), "{team} / {group}");
+    }
+}
+
+/// What the default of `failure_detection` comes to: it depends on the policy of each port group, and
+/// goes down as far as nobody writes the key.
+#[test]
+fn failure_detection_where_it_is_not_written() {
+    use FailureDetection::{Beacon, Link};
+    for (team, group, whole, own) in [
+        ("", "", Beacon, Beacon),
+        ("load_balancing = \"mac-hash\"", "", Beacon, Beacon),
+        ("load_balancing = \"ip-hash\"", "", Link, Link),
+        ("load_balancing = \"ip-hash\"", "failback = false", Link, Link),
+        ("load_balancing = \"ip-hash\"", "load_balancing = \"load\"", Link, Beacon),
+        ("", "load_balancing = \"ip-hash\"", Beacon, Link),
+        ("failure_detection = \"link\"", "load_balancing = \"explicit\"", Link, Link),
+        ("failure_detection = \"link\"", "failure_detection = \"beacon\"", Link, Beacon),
+        ("failure_detection = \"beacon\"", "load_balancing = \"ip-hash\"\nfailure_detection = \"link\"", Beacon, Link),
+    ] {
+        let config = parse_text(&with_teams(team, group)).unwrap();
+        let got = (config.team.failure_detection, config.portgroups[0].team.failure_detection);
+        assert_eq!(got, (whole, own), "{team} / {group}");
+    }
+}
+
+/// Two uplinks and one port group, with these lines in `[team]` and `[portgroup.team]` (lines 8 and 12).
+fn with_teams(team: &str, group: &str) -> String {
+    let uplinks: String = (0..2).map(|i| format!("[[uplink]]\nname = \"u{i}\"\ndevice = \"eth{i}\"\n")).collect();
+    let short = SHORT.replacen("[[vnic]]", &format!("[portgroup.team]\n{group}\n[[vnic]]"), 1);
+    format!("{uplinks}[team]\n{team}\n{short}")
+}
+
+/// Each conflict is told once, at the key that brings it about.
+#[test]
+fn teams_that_cannot_work() {
+    let lag = "because the physical switch has all uplinks in one link aggregation group and sends by any";
+    let mute = "because a link aggregation group returns no beacons to the uplinks that sent them; \
+                set failure_detection = \"link\" or choose another load_balancing";
+    let group = "[portgroup.team] of port group \"Production\"";
+    let standby = |place: &str, what: &str| {
+        format!(
+            "{place}: standby of {what} goes with no load_balancing = \"ip-hash\", {lag}; move u1 to active, \
+             set standby = [], or choose another load_balancing"
+        )
+    };
+    let ip_hash = "load_balancing = \"ip-hash\"";
+    for (team, own, want) in [
+        (format!("standby = [\"u1\"]\n{ip_hash}"), "", standby("8:11", "[team]")),
+        ("standby = [\"u1\"]".into(), ip_hash, standby("12:18", group)),
+        (ip_hash.into(), "standby = [\"u1\"]", standby("12:11", group)),
+        (
+            format!("failure_detection = \"beacon\"\n{ip_hash}"),
+            "failback = false",
+            format!("8:21: failure_detection = \"beacon\" in [team] goes with no {ip_hash}, {mute}"),
+        ),
+        (
+            "failure_detection = \"beacon\"".into(),
+            ip_hash,
+            format!("12:18: failure_detection = \"beacon\" of line 8 in {group} goes with no {ip_hash}, {mute}"),
+        ),
+        (
+            ip_hash.into(),
+            "failure_detection = \"beacon\"",
+            format!("12:21: failure_detection = \"beacon\" in {group} goes with no {ip_hash}, {mute}"),
+        ),
+        (
+            "standby = [\"u0\", \"u1\"]".into(),
+            "failback = true",
+            "8:11: [team] has standby uplinks but no active one; move u0, u1 to active".into(),
+        ),
+        (
+            "active = [\"u0\"]\nstandby = [\"u1\"]".into(),
+            "active = []",
+            format!("13:10: {group} has standby uplinks but no active one; move u1 to active"),
+        ),
+    ] {
+        assert_eq!(problems(&with_teams(&team, own)), format!("net.toml:{want}"));
+    }
+}
+
+/// What the file is allowed to say, a team carries out.
+#[test]
+fn settings_of_a_team() {
+    let team = "load_balancing = \"load\"\nactive = [\"u1\"]\nstandby = [\"u0\"]\nfailback = false\n\
+                up_delay_ms = 0\nload_percent = 100\nload_interval_s = 1\nflap_limit = 0";
+    let config = parse_text(&with_teams(team, "load_balancing = \"explicit\"\nup_delay_ms = 600000")).unwrap();
+    assert_eq!(config.flap_limit, 0);
+    let settings = config.team.settings(&config);
+    let order = teaming::Order { active: vec![1], standby: vec![0], failback: false };
+    assert_eq!(
+        settings,
+        teaming::Settings {
+            order,
+            balancing: teaming::Balancing::Load,
+            beacons: true,
+            up_delay: Duration::ZERO,
+            load: teaming::LoadRule { percent: 100, interval: Duration::from_secs(1) },
+        }
+    );
+    let own = config.portgroups[0].team.settings(&config);
+    assert_eq!((own.balancing, own.up_delay), (teaming::Balancing::Explicit, teaming::UP_DELAY_MAX));
+    assert_eq!(own.load, settings.load, "what a port group leaves out it inherits");
+    for balancing in ["port-id", "mac-hash", "ip-hash", "load", "explicit"] {
+        let config = parse_text(&with_teams(&format!("load_balancing = \"{balancing}\""), "failback = false")).unwrap();
+        for policy in [&config.team, &config.portgroups[0].team] {
+            let settings = policy.settings(&config);
+            assert_eq!(settings.balancing.name(), balancing);
+            assert_eq!(settings.validate(|u| u.to_string()), Vec::<String>::new(), "{balancing}");
+        }
     }
 }
 
@@ -323,6 +436,37 @@ fn problems_of_uplinks_and_teams() {
             "failback = false",
             "failback = 0",
             "27:12: failback in [team] is a whole number, but must be true or false; write it as in failback = true",
+        ),
+        (
+            "failback = false",
+            "up_delay_ms = 600001",
+            "27:15: up_delay_ms 600001 in [team] is outside 0 to 600000; 100 is usual",
+        ),
+        (
+            "failback = false",
+            "load_percent = 101",
+            "27:16: load_percent 101 in [team] is outside 1 to 100; 75 is usual",
+        ),
+        (
+            "failback = false",
+            "load_interval_s = 0",
+            "27:19: load_interval_s 0 in [team] is outside 1 to 86400; 30 is usual",
+        ),
+        (
+            "failback = false",
+            "flap_limit = 10001",
+            "27:14: flap_limit 10001 in [team] is outside 0 to 10000; 60 is usual, and 0 turns the guard off",
+        ),
+        (
+            "[portgroup.team]\n",
+            "[portgroup.team]\nflap_limit = 5\n",
+            "47:14: flap_limit in [portgroup.team] of port group \"Production\" counts for the whole switch; \
+             write it in [team]",
+        ),
+        (
+            "threshold = 5",
+            "shotgun = 1",
+            "32:11: shotgun in [beacon] is a whole number, but must be true or false; write it as in shotgun = true",
         ),
         (
             "[portgroup.team]\nactive",
@@ -486,27 +630,6 @@ fn what_comes_later_is_refused() {
             "adapter = \"vlance\"",
             "adapter = \"netdev\"\ndevice = \"veth7\"",
             "69:11: adapter = \"netdev\" in vnic \"old1\" is not supported by this version; use \"vmxnet3\" or \"vlance\"",
-        ),
-        (
-            "\"auto\"",
-            "\"af_xdp\"",
-            "11:10: driver = \"af_xdp\" in uplink \"vmnic0\" is not supported by this version; use \"auto\" or \"af_packet\"",
-        ),
-        (
-            "\"port-id\"",
-            "\"ip-hash\"",
-            "23:18: load_balancing = \"ip-hash\" in [team] is not supported by this version; use \"port-id\"",
-        ),
-        (
-            "\"link\"",
-            "\"beacon\"",
-            "24:21: failure_detection = \"beacon\" in [team] is not supported by this version; use \"link\"",
-        ),
-        (
-            "[portgroup.team]\n",
-            "[portgroup.team]\nload_balancing = \"explicit\"\n",
-            "47:18: load_balancing = \"explicit\" in [portgroup.team] of port group \"Production\" is not supported by this version; \
-             use \"port-id\"",
         ),
     ];
     for (from, to, want) in cases {

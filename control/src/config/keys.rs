@@ -31,19 +31,27 @@ pub(super) const SWITCH: &[Key] = &[
 pub(super) const UPLINK: &[Key] =
     &[key("name", "name = \"vmnic0\""), key("device", "device = \"eth1\""), key("driver", "driver = \"auto\"")];
 
+/// Counts for the whole switch: the one key of `[team]` that `[portgroup.team]` refuses.
+pub(super) const FLAP_LIMIT: &str = "flap_limit";
+
 pub(super) const TEAM: &[Key] = &[
     key("load_balancing", "load_balancing = \"port-id\""),
-    key("failure_detection", "failure_detection = \"link\""),
+    key("failure_detection", "failure_detection = \"beacon\""),
     key("active", "active = [\"vmnic0\"]"),
     key("standby", "standby = [\"vmnic1\"]"),
     key("failback", "failback = true"),
     key("notify_switches", "notify_switches = true"),
+    key("up_delay_ms", "up_delay_ms = 100"),
+    key("load_percent", "load_percent = 75"),
+    key("load_interval_s", "load_interval_s = 30"),
+    key(FLAP_LIMIT, "flap_limit = 60"),
 ];
 
 pub(super) const BEACON: &[Key] = &[
     key("interval_ms", "interval_ms = 1000"),
     key("threshold", "threshold = 3"),
     key("ethertype", "ethertype = 0x88B5"),
+    key("shotgun", "shotgun = true"),
 ];
 
 pub(super) const SECURITY: &[Key] = &[

@@ -22,12 +22,14 @@ mod section;
 mod supported;
 mod switch;
 mod team;
+mod team_policy;
 mod uplinks;
 mod vnics;
 
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use ::portgroups::{Security, VlanMode};
 use toml::de::DeTable;
@@ -37,6 +39,7 @@ pub use host::Host;
 pub use problem::{At, Located, Problem, Problems};
 use problem::{Report, place};
 use section::Section;
+pub use team_policy::{FailureDetection, LoadBalancing, TeamPolicy};
 
 /// Most vNICs of one switch: the active ports of an ESX host.
 pub const MAX_VNICS: usize = 1016;
@@ -54,6 +57,8 @@ pub struct Config {
     pub uplinks: Vec<Uplink>,
     /// The team every port group starts from.
     pub team: TeamPolicy,
+    /// Link-downs per minute that hold an uplink down; 0 turns the guard off.
+    pub flap_limit: u32,
     /// Beacon probing.
     pub beacon: Beacon,
     /// The security every port group starts from.
@@ -112,72 +117,6 @@ pub enum Driver {
     AfPacket,
 }
 
-/// How a port group's ports are spread over uplinks.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct TeamPolicy {
-    /// Which uplink a frame leaves by.
-    pub load_balancing: LoadBalancing,
-    /// How a dead path is noticed.
-    pub failure_detection: FailureDetection,
-    /// Names of the uplinks that carry traffic, in order; disjoint from `standby`.
-    pub active: Vec<String>,
-    /// Names of the uplinks that take over, in order.
-    pub standby: Vec<String>,
-    /// Whether ports return to an uplink that works again.
-    pub failback: bool,
-    /// Whether physical switches are told when a port moves.
-    pub notify_switches: bool,
-}
-
-/// Which uplink a frame leaves by.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
-pub enum LoadBalancing {
-    /// One uplink per port, by port number.
-    #[default]
-    PortId,
-    /// By source address.
-    MacHash,
-    /// By IP addresses.
-    IpHash,
-    /// By port, moved when an uplink is busy.
-    Load,
-    /// The first active uplink that works.
-    Explicit,
-}
-
-impl LoadBalancing {
-    /// The word of the file and of the status document.
-    pub fn name(self) -> &'static str {
-        match self {
-            LoadBalancing::PortId => "port-id",
-            LoadBalancing::MacHash => "mac-hash",
-            LoadBalancing::IpHash => "ip-hash",
-            LoadBalancing::Load => "load",
-            LoadBalancing::Explicit => "explicit",
-        }
-    }
-}
-
-/// How a dead path is noticed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
-pub enum FailureDetection {
-    /// By the interface's link state. The default for as long as this version sends no beacons.
-    #[default]
-    Link,
-    /// By beacons from the other uplinks, and link state.
-    Beacon,
-}
-
-impl FailureDetection {
-    /// The word of the file and of the status document.
-    pub fn name(self) -> &'static str {
-        match self {
-            FailureDetection::Link => "link",
-            FailureDetection::Beacon => "beacon",
-        }
-    }
-}
-
 /// The `[beacon]` section.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Beacon {
@@ -187,12 +126,21 @@ pub struct Beacon {
     pub threshold: u32,
     /// EtherType of beacons, none of the well-known ones.
     pub ethertype: u16,
+    /// Whether frames leave by every uplink while it is not known which of them are cut off.
+    pub shotgun: bool,
+}
+
+impl Beacon {
+    /// Time between beacons.
+    pub fn interval(&self) -> Duration {
+        Duration::from_millis(u64::from(self.interval_ms))
+    }
 }
 
 impl Default for Beacon {
     fn default() -> Beacon {
         // 0x88B5 is IEEE 802's local experimental EtherType 1.
-        Beacon { interval_ms: 1000, threshold: 3, ethertype: 0x88b5 }
+        Beacon { interval_ms: 1000, threshold: 3, ethertype: 0x88b5, shotgun: true }
     }
 }
 
@@ -346,7 +294,9 @@ fn read(report: &mut Report<'_>, file: &str, root: &DeTable<'_>, host: &Host) ->
         .unwrap_or_default();
     let portgroups = portgroups::read(report, &root, &uplinks, &team, security);
     let vnics = vnics::read(report, &root, &switch, &uplinks, &portgroups);
-    Config { file: file.to_owned(), switch, uplinks, team, beacon, security, portgroups, vnics }
+    let file = file.to_owned();
+    let (team, flap_limit) = (team.policy, team.flap_limit);
+    Config { file, switch, uplinks, team, flap_limit, beacon, security, portgroups, vnics }
 }
 
 #[cfg(test)]

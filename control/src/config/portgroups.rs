@@ -6,7 +6,8 @@ use super::keys;
 use super::names::{check_label, check_unique};
 use super::problem::Report;
 use super::section::Section;
-use super::{PortGroup, TeamPolicy, Uplink, team};
+use super::team::{self, BaseTeam};
+use super::{PortGroup, Uplink};
 
 /// The VLAN number that stands for guest tagging with all VLANs, as in ESX.
 const GUEST_TAGGING: u16 = 4095;
@@ -15,7 +16,7 @@ pub(super) fn read(
     report: &mut Report<'_>,
     root: &Section<'_>,
     uplinks: &[Uplink],
-    base_team: &TeamPolicy,
+    base_team: &BaseTeam,
     base_security: Security,
 ) -> Vec<PortGroup> {
     let sections = root.tables(report, "portgroup", "port group", keys::PORTGROUP);
@@ -28,7 +29,7 @@ pub(super) fn read(
         let below = |key: &str| format!("[portgroup.{key}] of {}", section.what);
         let team = section
             .table(report, "team", keys::TEAM, below("team"))
-            .map_or_else(|| base_team.clone(), |s| team::read(report, &s, uplinks, base_team));
+            .map_or_else(|| base_team.policy.clone(), |s| team::read_override(report, &s, uplinks, base_team));
         let security = section
             .table(report, "security", keys::SECURITY, below("security"))
             .map_or(base_security, |s| read_security(report, &s, base_security));

@@ -52,6 +52,11 @@ impl<'d> Section<'d> {
         self.table.contains_key(key)
     }
 
+    /// Where the value of `key` stands, if the file gives it.
+    pub(super) fn place(&self, report: &Report<'_>, key: &str) -> Option<At> {
+        self.get(report, key).map(|(_, at)| at)
+    }
+
     pub(super) fn holds_string(&self, key: &str) -> bool {
         self.table.get(key).is_some_and(|v| v.get_ref().is_str())
     }

@@ -9,12 +9,6 @@ const NOT_YET: &[(&str, &str, &str)] = &[
     ("adapter", "virtio", "use \"vmxnet3\" or \"vlance\""),
     ("adapter", "tap", "use \"vmxnet3\" or \"vlance\""),
     ("adapter", "netdev", "use \"vmxnet3\" or \"vlance\""),
-    ("driver", "af_xdp", "use \"auto\" or \"af_packet\""),
-    ("load_balancing", "mac-hash", "use \"port-id\""),
-    ("load_balancing", "ip-hash", "use \"port-id\""),
-    ("load_balancing", "load", "use \"port-id\""),
-    ("load_balancing", "explicit", "use \"port-id\""),
-    ("failure_detection", "beacon", "use \"link\""),
 ];
 
 /// Reports `key = value` of `what` when this version does not carry it out.

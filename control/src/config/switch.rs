@@ -117,6 +117,9 @@ pub(super) fn read_beacon(report: &mut Report<'_>, root: &Section<'_>) -> Beacon
     if let Some(threshold) = section.integer_in(report, "threshold", (1, 100), "3 is usual") {
         beacon.threshold = threshold;
     }
+    if let Some(shotgun) = section.boolean(report, "shotgun") {
+        beacon.shotgun = shotgun;
+    }
     if let Some(ethertype) = section.integer(report, "ethertype") {
         match check_ethertype(ethertype.value) {
             Ok(value) => beacon.ethertype = value,

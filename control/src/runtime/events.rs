@@ -11,6 +11,8 @@ use super::Runtime;
 pub(super) const SIGNALS: Token = Token(0);
 const NETLINK: Token = Token(1);
 const API_LISTENER: Token = Token(2);
+/// Workers heard beacons.
+pub(super) const BEACONS: Token = Token(3);
 /// Control connections have tokens from here.
 const API_FIRST: usize = 16;
 /// vNICs have one token each from here.
@@ -38,6 +40,8 @@ impl Runtime {
                 }
             }
             NETLINK => self.links_ready(),
+            // What waits is read each time around the loop.
+            BEACONS => {}
             API_LISTENER => self.api_accept(),
             Token(n) if n < VNIC_FIRST => self.api_ready(n.wrapping_sub(API_FIRST)),
             Token(n) => self.vnic_ready(n - VNIC_FIRST),
@@ -61,8 +65,9 @@ impl Runtime {
                 }
             }
         }
-        if self.feed_links() {
-            self.publish();
+        let now = self.now();
+        if self.feed_links(now) {
+            self.publish(now);
         }
         self.rearm(self.links.fd(), NETLINK);
     }

@@ -13,6 +13,7 @@
 
 mod api_server;
 mod events;
+mod load;
 mod ports;
 mod publish;
 mod status;
@@ -22,14 +23,16 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use dataplane::{Idle, Snapshot, Workers};
+use dataplane::{DropReason, Idle, Inbox, Originator, PortId, Snapshot, Workers};
 use mio::{Events, Poll};
-use teaming::Team;
 use uplink::netlink::LinkMonitor;
+use wire::Tag;
 
 use self::api_server::ApiServer;
+use self::load::LoadMeter;
 use self::ports::{UplinkPort, VnicPort};
 use crate::config::Config;
+use crate::policy::{Policies, Seed};
 
 /// How often busy shares are sampled and slow housekeeping is done.
 const SAMPLE: Duration = Duration::from_millis(500);
@@ -90,10 +93,11 @@ pub struct Runtime {
     threads: Vec<JoinHandle<()>>,
     uplinks: Vec<UplinkPort>,
     vnics: Vec<VnicPort>,
-    /// One team per port group, in the configuration's order.
-    teams: Vec<Team>,
-    /// The team that port groups without overrides have; shown, not used for placing ports.
-    default_team: Team,
+    policies: Policies,
+    /// Where workers leave the beacons they hear, when some team uses beacons.
+    inbox: Option<Arc<Inbox>>,
+    originator: Originator,
+    loads: LoadMeter,
     /// Cards whose sockets held more than one batch of messages.
     unfinished: Vec<usize>,
     links: LinkMonitor,
@@ -142,8 +146,13 @@ impl Runtime {
             .map_err(|error| RunError::ControlSocket { path: config.control_socket(), error })?;
         let uplinks = ports::open_uplinks(&config, &workers)?;
         let vnics = ports::bind_vnics(&config, &workers, uplinks.len())?;
-        let teams = config.portgroups.iter().map(|g| publish::team(&config, &g.team)).collect();
-        let default_team = publish::team(&config, &config.team);
+        let waker = mio::Waker::new(poll.registry(), events::BEACONS)?;
+        let wake = move || {
+            // A waker that cannot wake costs a delay: beacons are looked for at their times anyway.
+            let _ = waker.wake();
+        };
+        let policies = policies(&config)?;
+        let inbox = policies.prober().map(|_| Arc::new(Inbox::new(config.beacon.ethertype, wake)));
         let count = config.switch.workers.len();
         let mut runtime = Runtime {
             config,
@@ -152,20 +161,28 @@ impl Runtime {
             threads: Vec::new(),
             uplinks,
             vnics,
-            teams,
-            default_team,
+            policies,
+            inbox,
+            originator: Originator::new()?,
+            loads: LoadMeter::default(),
             unfinished: Vec::new(),
             links,
             api,
             signals,
             started: Instant::now(),
-            sample: Sample { taken: Instant::now(), busy: vec![Duration::ZERO; count], percent: vec![0.0; count], turns: vec![u64::MAX; count] },
+            sample: Sample {
+                taken: Instant::now(),
+                busy: vec![Duration::ZERO; count],
+                percent: vec![0.0; count],
+                turns: vec![u64::MAX; count],
+            },
             stop: false,
         };
         runtime.guard_workers();
         runtime.register()?;
-        runtime.feed_links();
-        runtime.publish();
+        let now = runtime.now();
+        runtime.feed_links(now);
+        runtime.publish(now);
         runtime.start_workers()?;
         Ok(runtime)
     }
@@ -189,8 +206,7 @@ impl Runtime {
     fn serve(&mut self) -> Result<(), RunError> {
         let mut events = Events::with_capacity(256);
         while !self.stop {
-            let timeout = if self.unfinished.is_empty() { SAMPLE } else { Duration::ZERO };
-            match self.poll.poll(&mut events, Some(timeout)) {
+            match self.poll.poll(&mut events, Some(self.patience())) {
                 Ok(()) => {}
                 Err(error) if error.kind() == std::io::ErrorKind::Interrupted => continue,
                 Err(error) => return Err(error.into()),
@@ -206,10 +222,52 @@ impl Runtime {
         Ok(())
     }
 
-    fn housekeeping(&mut self) {
-        if self.chosen_addresses_changed() {
-            self.publish();
+    /// Time since the switch's start: what the policies count in.
+    fn now(&self) -> Duration {
+        self.started.elapsed()
+    }
+
+    /// How long the loop may wait for events.
+    fn patience(&self) -> Duration {
+        if !self.unfinished.is_empty() {
+            return Duration::ZERO;
         }
+        let due = self.policies.next_due().map_or(SAMPLE, |due| due.saturating_sub(self.now()));
+        // mio waits in whole milliseconds and rounds up; a beacon a millisecond late is within its tolerance.
+        due.min(SAMPLE)
+    }
+
+    fn housekeeping(&mut self) {
+        let now = self.now();
+        let snapshot = self.workers.snapshot();
+        if let Some(inbox) = &self.inbox {
+            let policies = &mut self.policies;
+            inbox.drain(|h| policies.hear(h.uplink.0, h.vlan, &h.bytes, h.at.saturating_duration_since(self.started)));
+        }
+        let originator = &self.originator;
+        let mut changed = self.policies.advance(now, |u| arrivals(&snapshot, u), &mut |uplink, vlan, frame| {
+            let tag = (vlan != 0).then(|| Tag::new(vlan, 0));
+            originator.send(&snapshot, PortId(uplink), frame, tag);
+        });
+        changed |= self.balance(&snapshot, now);
+        if changed || self.guests_changed() {
+            self.publish(now);
+        }
+        self.take_sample();
+    }
+
+    /// Moves ports away from uplinks that are too busy, where the `load` policy asks for it.
+    fn balance(&mut self, snapshot: &Snapshot, now: Duration) -> bool {
+        if !self.policies.teams().iter().any(|t| t.wants_loads(now)) {
+            return false;
+        }
+        let devices = &self.uplinks;
+        let capacity = |n: u16| devices.get(usize::from(n)).map_or(0, |u| load::speed(u.control.device()));
+        let mut loads = self.loads.measure(snapshot, now, capacity);
+        self.policies.balance(&mut loads, now)
+    }
+
+    fn take_sample(&mut self) {
         let elapsed = self.sample.taken.elapsed();
         if elapsed < SAMPLE {
             return;
@@ -266,4 +324,24 @@ impl Runtime {
             self.config.switch.name
         );
     }
+}
+
+/// Frames an uplink took in that are not of this switch's making: neither beacons nor reflections of what its
+/// guests sent.
+fn arrivals(snapshot: &Snapshot, uplink: u16) -> u64 {
+    let Some(port) = snapshot.port(PortId(uplink)) else { return 0 };
+    let totals = port.counters.totals();
+    totals.in_frames.saturating_sub(totals.drops(DropReason::Beacon) + totals.drops(DropReason::Reflected))
+}
+
+fn policies(config: &Config) -> std::io::Result<Policies> {
+    let mut random = [0u8; 56];
+    let got = rustix::rand::getrandom(&mut random[..], rustix::rand::GetRandomFlags::empty())?;
+    if got != random.len() {
+        return Err(std::io::ErrorKind::UnexpectedEof.into());
+    }
+    let machine = std::fs::read_to_string("/etc/machine-id").unwrap_or_default();
+    let seed = Seed::new(&config.switch.name, &machine, &random);
+    Policies::new(config.clone(), &seed)
+        .map_err(|e| std::io::Error::new(std::io::ErrorKind::InvalidInput, e.to_string()))
 }

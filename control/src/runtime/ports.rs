@@ -44,8 +44,11 @@ pub(super) struct VnicPort {
     /// The uplink its team chose last.
     pub(super) uplink: Option<u16>,
     /// False until that choice was published once.
-    pub(super) announced: bool,
-    pub(super) published_mac: Option<Mac>,
+    pub(super) placed: bool,
+    /// The address its guest had programmed then.
+    pub(super) seen_mac: Option<Mac>,
+    /// What physical switches were told last: which address by which uplinks.
+    pub(super) announced: Option<(Mac, Vec<u16>)>,
 }
 
 impl VnicPort {
@@ -131,8 +134,9 @@ pub(super) fn bind_vnics(config: &Config, workers: &Arc<Workers>, first_id: usiz
             egress,
             queues,
             uplink: None,
-            announced: false,
-            published_mac: None,
+            placed: false,
+            seen_mac: None,
+            announced: None,
         });
     }
     Ok(ports)

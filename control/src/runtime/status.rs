@@ -1,12 +1,15 @@
 //! The switch as a document, for `vswitch show`.
 
+use std::time::Duration;
+
 use serde_json::json;
+use teaming::Team;
 
 use super::Runtime;
 use super::ports::{UplinkPort, VnicPort};
 use crate::api::{
-    BeaconHealth, LinkStatus, METHOD_PING, METHOD_SHOW, PortGroupStatus, PortStatus, Request, Response, Role, Status,
-    SwitchStatus, TeamStatus, UplinkStatus, VlanStatus, WorkerStatus,
+    BeaconCounts, EventStatus, HearsStatus, LinkStatus, METHOD_PING, METHOD_SHOW, PortGroupStatus, PortStatus, Request,
+    Response, Role, Status, SwitchStatus, TeamStatus, UplinkStatus, VlanStatus, WorkerStatus,
 };
 
 impl Runtime {
@@ -23,20 +26,24 @@ impl Runtime {
     }
 
     fn status(&self) -> Status {
-        let uplinks = self.uplinks.iter().map(uplink_status);
+        let now = self.now();
+        let uplinks = self.uplinks.iter().enumerate().map(|(number, u)| self.uplink_port(number as u16, u));
         let vnics = self.vnics.iter().map(|v| self.vnic_status(v));
         Status {
             switch: self.switch_status(),
             ports: vnics.chain(uplinks).collect(),
-            portgroups: self
-                .config
-                .portgroups
-                .iter()
-                .enumerate()
-                .map(|(i, g)| PortGroupStatus::of(g, self.vnics.iter().filter(|v| v.group == i).count()))
-                .collect(),
-            team: self.team_status(),
+            portgroups: (0..self.config.portgroups.len()).map(|group| self.group_status(group, now)).collect(),
+            team: self.team_status(now),
+            events: self.policies.log().iter().map(|e| EventStatus::new(e.at, e.id, e.text.clone())).collect(),
         }
+    }
+
+    fn group_status(&self, group: usize, now: Duration) -> PortGroupStatus {
+        let ports = self.vnics.iter().filter(|v| v.group == group).count();
+        let status = PortGroupStatus::of(&self.config.portgroups[group], ports);
+        let Some(team) = self.policies.team(group) else { return status };
+        let filtered = self.policies.filtered(Some(group));
+        PortGroupStatus { shotgun: team.shotgun(), filtered, uplinks: self.team_uplinks(team, now), ..status }
     }
 
     fn switch_status(&self) -> SwitchStatus {
@@ -70,30 +77,57 @@ impl Runtime {
         }
     }
 
-    fn team_status(&self) -> TeamStatus {
-        let team = &self.config.team;
-        let uplinks = self.uplinks.iter().enumerate().map(|(number, uplink)| UplinkStatus {
-            name: uplink.name.clone(),
-            link: LinkStatus::of(uplink.state.connected() && uplink.state.link_up()),
-            beacon: BeaconHealth::Off,
-            state: self.default_team.state(number as u16).into(),
-        });
+    fn team_status(&self, now: Duration) -> TeamStatus {
+        let team = self.policies.default_team();
+        let name = |n: u16| self.uplinks.get(usize::from(n)).map_or_else(|| n.to_string(), |u| u.name.clone());
+        let hears = self.policies.prober().map_or_else(Vec::new, |p| p.matrix(now));
         TeamStatus {
-            load_balancing: team.load_balancing.name().to_owned(),
-            failure_detection: team.failure_detection.name().to_owned(),
-            shotgun: false,
-            uplinks: uplinks.collect(),
+            shotgun: team.shotgun(),
+            filtered: self.policies.filtered(None),
+            uplinks: self.team_uplinks(team, now),
+            hears: hears
+                .into_iter()
+                .map(|h| HearsStatus {
+                    from: name(h.from),
+                    to: name(h.to),
+                    age_ms: h.age.map(|a| a.as_millis() as u64),
+                    hears: h.hears,
+                    silent: h.silent,
+                })
+                .collect(),
+            ..TeamStatus::of(&self.config.team)
         }
     }
-}
 
-fn uplink_status(uplink: &UplinkPort) -> PortStatus {
-    PortStatus {
-        connected: uplink.state.connected(),
-        link: LinkStatus::of(uplink.state.connected() && uplink.state.link_up()),
-        device: Some(uplink.control.device().to_owned()),
-        driver: Some(uplink.control.driver().to_owned()),
-        kernel_drops: Some(uplink.control.stats().rx_kernel_drops),
-        ..PortStatus::new(&uplink.name, Role::Uplink, &uplink.counters.totals())
+    fn team_uplinks(&self, team: &Team, now: Duration) -> Vec<UplinkStatus> {
+        let beacons = team.settings().beacons && self.policies.prober().is_some();
+        let one = |(number, uplink): (usize, &UplinkPort)| {
+            let number = number as u16;
+            let held = self.policies.is_held(number);
+            let status = team.status(number);
+            let link = LinkStatus::of(uplink.state.connected() && uplink.state.link_up());
+            UplinkStatus { link, ..UplinkStatus::of(&uplink.name, &status, beacons, held, now) }
+        };
+        self.uplinks.iter().enumerate().map(one).collect()
+    }
+
+    fn uplink_port(&self, number: u16, uplink: &UplinkPort) -> PortStatus {
+        let beacons = self.policies.prober().and_then(|p| p.counters(number));
+        PortStatus {
+            connected: uplink.state.connected(),
+            link: LinkStatus::of(uplink.state.connected() && uplink.state.link_up()),
+            device: Some(uplink.control.device().to_owned()),
+            driver: Some(uplink.control.driver().to_owned()),
+            kernel_drops: Some(uplink.control.stats().rx_kernel_drops),
+            beacons: beacons.map(|c| BeaconCounts {
+                sent: c.sent,
+                heard: c.counted,
+                foreign: c.foreign,
+                forged: c.forged,
+                replayed: c.replayed,
+                bad: c.bad + c.reflected + c.unprobed,
+            }),
+            ..PortStatus::new(&uplink.name, Role::Uplink, &uplink.counters.totals())
+        }
     }
 }

@@ -1,6 +1,8 @@
 //! The status document laid out for people: what `vswitch show` prints.
 
 mod table;
+mod team;
+mod uplinks;
 
 use std::fmt::Write as _;
 
@@ -15,11 +17,11 @@ pub enum What {
     Switch,
     /// vNICs and uplinks with their traffic.
     Ports,
-    /// Uplinks with their interfaces.
+    /// Uplinks with their interfaces and beacons.
     Uplinks,
     /// Port groups.
     Portgroups,
-    /// The default team.
+    /// Every team's view of its uplinks, who hears whom, and what happened last.
     Team,
     /// Drops by port and reason.
     Drops,
@@ -29,12 +31,12 @@ pub enum What {
 /// when nothing is asked for in particular.
 pub fn render(what: Option<What>, status: &Status) -> String {
     match what {
-        None => [switch(status), ports(status), team(status)].join("\n"),
+        None => [switch(status), ports(status), team::short(status)].join("\n"),
         Some(What::Switch) => switch(status),
         Some(What::Ports) => ports(status),
-        Some(What::Uplinks) => uplinks(status),
+        Some(What::Uplinks) => uplinks::render(status),
         Some(What::Portgroups) => portgroups(status),
-        Some(What::Team) => team(status),
+        Some(What::Team) => team::render(status),
         Some(What::Drops) => drops(status),
     }
 }
@@ -120,43 +122,6 @@ fn ports(status: &Status) -> String {
     table.to_string()
 }
 
-fn uplinks(status: &Status) -> String {
-    let mut table = Table::new(&[
-        ("UPLINK", Left),
-        ("DEVICE", Left),
-        ("DRIVER", Left),
-        ("LINK", Left),
-        ("STATE", Left),
-        ("BEACON", Left),
-        ("IN FRAMES", Right),
-        ("IN BYTES", Right),
-        ("OUT FRAMES", Right),
-        ("OUT BYTES", Right),
-        ("DROPS", Right),
-        ("KERNEL DROPS", Right),
-    ]);
-    let mut any = false;
-    for port in status.ports.iter().filter(|p| p.role == Role::Uplink) {
-        any = true;
-        let member = status.team.uplinks.iter().find(|u| u.name == port.name);
-        table.row(vec![
-            port.name.clone(),
-            or_nothing(port.device.as_deref()),
-            or_nothing(port.driver.as_deref()),
-            port.link.to_string(),
-            member.map_or(NOTHING.to_owned(), |m| m.state.to_string()),
-            member.map_or(NOTHING.to_owned(), |m| m.beacon.to_string()),
-            thousands(port.input.frames),
-            thousands(port.input.bytes),
-            thousands(port.output.frames),
-            thousands(port.output.bytes),
-            thousands(all_drops(port)),
-            port.kernel_drops.map_or(NOTHING.to_owned(), thousands),
-        ]);
-    }
-    if any { table.to_string() } else { "no uplinks\n".to_owned() }
-}
-
 fn portgroups(status: &Status) -> String {
     let mut table = Table::new(&[
         ("PORT GROUP", Left),
@@ -185,26 +150,6 @@ fn portgroups(status: &Status) -> String {
         ]);
     }
     if status.portgroups.is_empty() { "no port groups\n".to_owned() } else { table.to_string() }
-}
-
-fn team(status: &Status) -> String {
-    let team = &status.team;
-    let shotgun = if team.shotgun { ", shotgun: every uplink sends" } else { "" };
-    let head =
-        format!("load balancing {}, failure detection {}{shotgun}\n", team.load_balancing, team.failure_detection);
-    if team.uplinks.is_empty() {
-        return format!("{head}no uplinks\n");
-    }
-    let mut table = Table::new(&[("UPLINK", Left), ("LINK", Left), ("BEACON", Left), ("STATE", Left)]);
-    for uplink in &team.uplinks {
-        table.row(vec![
-            uplink.name.clone(),
-            uplink.link.to_string(),
-            uplink.beacon.to_string(),
-            uplink.state.to_string(),
-        ]);
-    }
-    format!("{head}{table}")
 }
 
 fn drops(status: &Status) -> String {

@@ -1,5 +1,6 @@
 //! Columns of text. By hand: a table here is twenty lines, less than choosing a crate for it.
 
+use std::borrow::Cow;
 use std::fmt;
 
 /// Which side of its column a cell stands on.
@@ -13,13 +14,18 @@ pub(super) enum Align {
 
 /// A heading and rows of as many cells.
 pub(super) struct Table {
-    columns: Vec<(&'static str, Align)>,
+    columns: Vec<(Cow<'static, str>, Align)>,
     rows: Vec<Vec<String>>,
 }
 
 impl Table {
     pub(super) fn new(columns: &[(&'static str, Align)]) -> Table {
-        Table { columns: columns.to_vec(), rows: Vec::new() }
+        Table { columns: columns.iter().map(|(h, align)| (Cow::Borrowed(*h), *align)).collect(), rows: Vec::new() }
+    }
+
+    /// One more column, for headings that the document gives.
+    pub(super) fn column(&mut self, heading: String, align: Align) {
+        self.columns.push((Cow::Owned(heading), align));
     }
 
     pub(super) fn row(&mut self, cells: Vec<String>) {
@@ -46,12 +52,12 @@ impl Table {
 
 impl fmt::Display for Table {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let widest = |(i, (heading, _)): (usize, &(&str, Align))| {
+        let widest = |(i, (heading, _)): (usize, &(Cow<'_, str>, Align))| {
             let cells = self.rows.iter().filter_map(|row| row.get(i)).map(|cell| cell.chars().count());
-            cells.chain([heading.len()]).max().unwrap_or(0)
+            cells.chain([heading.chars().count()]).max().unwrap_or(0)
         };
         let widths: Vec<usize> = self.columns.iter().enumerate().map(widest).collect();
-        self.write_row(f, &widths, self.columns.iter().map(|(heading, _)| *heading))?;
+        self.write_row(f, &widths, self.columns.iter().map(|(heading, _)| &**heading))?;
         self.rows.iter().try_for_each(|row| self.write_row(f, &widths, row.iter().map(String::as_str)))
     }
 }

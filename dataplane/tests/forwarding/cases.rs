@@ -5,12 +5,14 @@
 //! or was dropped.
 
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
+use dataplane::HEARD_MAX;
 use serde::Deserialize;
 use wire::Mac;
 
-use crate::frames::{Kind, Shape, seen_tag};
+use crate::frames::{Ends, Kind, PLAIN, Shape, seen_tag};
 use crate::spec::{SwitchSpec, Switches, tag};
 use crate::switch::Switch;
 
@@ -35,6 +37,9 @@ struct Case {
     out: Vec<Out>,
     #[serde(default)]
     drop: Vec<Drop>,
+    /// Handed to the switch itself.
+    #[serde(default)]
+    heard: Vec<Hearing>,
 }
 
 #[derive(Deserialize)]
@@ -56,6 +61,10 @@ struct FrameSpec {
     tcp: bool,
     #[serde(default)]
     v6: bool,
+    /// The IP addresses of a TCP frame, source first.
+    ip: Option<(IpAddr, IpAddr)>,
+    /// EtherType of a frame that is not TCP.
+    ethertype: Option<u16>,
     /// Bytes of TCP payload per segment: makes it TCP.
     mss: Option<u16>,
     /// Cuts the frame off after so many bytes.
@@ -82,6 +91,18 @@ struct Drop {
     reason: String,
     #[serde(default = "one")]
     times: u64,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Hearing {
+    uplink: String,
+    #[serde(default)]
+    vlan: u16,
+    /// Bytes of the untagged frame that were kept.
+    len: usize,
+    #[serde(default = "once")]
+    times: usize,
 }
 
 fn once() -> usize {
@@ -121,9 +142,15 @@ impl Case {
     fn shape(&self, spec: &SwitchSpec) -> Shape {
         let f = &self.frame;
         let own = if spec.vnics.iter().any(|v| v.name == self.from) { &self.from } else { "outside" };
-        let kind = match f.tcp || f.mss.is_some() {
-            true => Kind::Tcp { v6: f.v6, mss: f.mss },
-            false => Kind::Plain,
+        let ends = match f.ip {
+            None => Ends::any(f.v6),
+            Some((IpAddr::V4(from), IpAddr::V4(to))) => Ends::V4(from.octets(), to.octets()),
+            Some((IpAddr::V6(from), IpAddr::V6(to))) => Ends::V6(from.octets(), to.octets()),
+            Some(ends) => panic!("{}: {ends:?} are of two kinds", self.name),
+        };
+        let kind = match f.tcp || f.ip.is_some() || f.mss.is_some() {
+            true => Kind::Tcp { ends, mss: f.mss },
+            false => f.ethertype.map_or(PLAIN, Kind::Plain),
         };
         let tag_of = |text: &Option<String>| text.as_ref().map(|t| tag(t).unwrap_or_else(|| panic!("tag {t}")));
         Shape {
@@ -150,6 +177,7 @@ impl Case {
         switch.check_sums()?;
         self.check_out(&switch)?;
         self.check_drops(&switch)?;
+        self.check_heard(&switch, &shape)?;
         let entered = switch.totals(from).in_frames;
         if entered != self.times as u64 {
             return Err(format!("{entered} frames came in"));
@@ -184,18 +212,39 @@ impl Case {
         if got == want { Ok(()) } else { Err(format!("dropped: {got:?}\n      expected: {want:?}")) }
     }
 
+    /// The switch heard what was sent, and was called once for all of it.
+    fn check_heard(&self, switch: &Switch, shape: &Shape) -> Result<(), String> {
+        let whole = shape.untagged();
+        let kept = &whole[..whole.len().min(HEARD_MAX).min(self.frame.cut.unwrap_or(usize::MAX))];
+        let heard = switch.heard();
+        if let Some(other) = heard.iter().find(|h| h.bytes[..] != *kept) {
+            return Err(format!("heard {:?}", other.bytes));
+        }
+        let name = |id| &*switch.ports.iter().find(|p| p.id == id).expect("a port").name;
+        let got: Vec<_> = heard.iter().map(|h| (name(h.uplink), h.vlan, h.bytes.len())).collect();
+        let repeat = |h: &'_ Hearing| std::iter::repeat_n((h.uplink.clone(), h.vlan, h.len), h.times);
+        let want: Vec<_> = self.heard.iter().flat_map(repeat).collect();
+        if !got.iter().copied().eq(want.iter().map(|(uplink, vlan, len)| (uplink.as_str(), *vlan, *len))) {
+            return Err(format!("heard: {got:?}\n      expected: {want:?}"));
+        }
+        match (switch.wakes(), !want.is_empty()) {
+            (1, true) | (0, false) => Ok(()),
+            (n, _) => Err(format!("called {n} times for {} frames heard", want.len())),
+        }
+    }
+
     /// Each copy is what was sent, to the byte. (Of a segmented frame whose segments did not all find room there is
     /// nothing to put together; tag and length of those that did are checked like all.)
     fn check_bytes(&self, switch: &Switch, shape: &Shape) -> Result<(), String> {
         for out in &self.out {
             let index = switch.index(&out.port);
             let got = switch.received(index);
-            let torn = switch.totals(index).out_drops.iter().any(|n| *n > 0) && shape.kind != Kind::Plain;
+            let torn = switch.totals(index).out_drops.iter().any(|n| *n > 0) && !matches!(shape.kind, Kind::Plain(_));
             if torn {
                 continue;
             }
             let delivered = out.tag.as_deref().and_then(tag).filter(|_| !self.is_inner(out));
-            let per_frame = if shape.kind == Kind::Plain { 1 } else { got.len() / self.times };
+            let per_frame = if matches!(shape.kind, Kind::Plain(_)) { 1 } else { got.len() / self.times };
             for copy in got.chunks(per_frame) {
                 match self.frame.cut {
                     Some(_) if copy[0].bytes == shape.untagged()[..out.len] => Ok(()),

@@ -8,8 +8,8 @@ use wire::{ETH_HEADER, Mac, TAG_LEN, Tag, be16};
 
 use crate::fake::{Received, Sent};
 
-/// EtherType of plain test frames (IEEE 802 local experimental 2).
-const ETHERTYPE_TEST: u16 = 0x88b6;
+/// A frame of an EtherType that means nothing (IEEE 802 local experimental 2).
+pub const PLAIN: Kind = Kind::Plain(0x88b6);
 
 /// What to build.
 #[derive(Clone, Debug)]
@@ -30,10 +30,24 @@ pub struct Shape {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
-    /// Of an EtherType of its own.
-    Plain,
-    /// TCP whose checksum is asked for, over IPv6 or IPv4; with a segment size when it is to be cut.
-    Tcp { v6: bool, mss: Option<u16> },
+    /// Of this EtherType, without a meaning.
+    Plain(u16),
+    /// TCP whose checksum is asked for; with a segment size when it is to be cut.
+    Tcp { ends: Ends, mss: Option<u16> },
+}
+
+/// The IP addresses of a frame, source first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ends {
+    V4([u8; 4], [u8; 4]),
+    V6([u8; 16], [u8; 16]),
+}
+
+impl Ends {
+    /// Some addresses.
+    pub fn any(v6: bool) -> Ends {
+        if v6 { Ends::V6([1; 16], [2; 16]) } else { Ends::V4([10, 0, 0, 1], [10, 0, 0, 2]) }
+    }
 }
 
 /// The `i`th byte of the payload of frame `id`.
@@ -52,16 +66,16 @@ impl Shape {
         let payload = pattern(self.id, self.payload);
         let mut bytes = Vec::new();
         match self.kind {
-            Kind::Plain => {
-                bytes.extend(self.dst.0.iter().chain(&self.src.0).chain(&ETHERTYPE_TEST.to_be_bytes()));
+            Kind::Plain(ethertype) => {
+                bytes.extend(self.dst.0.iter().chain(&self.src.0).chain(&ethertype.to_be_bytes()));
                 bytes.extend(payload);
             }
-            Kind::Tcp { v6, .. } => {
+            Kind::Tcp { ends, .. } => {
                 let eth = PacketBuilder::ethernet2(self.src.0, self.dst.0);
                 let (a, b) = self.id;
-                match v6 {
-                    false => eth.ipv4([10, 0, 0, 1], [10, 0, 0, 2], 64).tcp(a, b, 9, 9000).write(&mut bytes, &payload),
-                    true => eth.ipv6([1; 16], [2; 16], 64).tcp(a, b, 9, 9000).write(&mut bytes, &payload),
+                match ends {
+                    Ends::V4(from, to) => eth.ipv4(from, to, 64).tcp(a, b, 9, 9000).write(&mut bytes, &payload),
+                    Ends::V6(from, to) => eth.ipv6(from, to, 64).tcp(a, b, 9, 9000).write(&mut bytes, &payload),
                 }
                 .unwrap();
             }
@@ -104,6 +118,7 @@ impl Shape {
                 continue;
             };
             let part = tcp_payload(one, &bytes)?;
+            self.check_left_to_do(one, caps)?;
             same("addresses", &bytes[..ETH_HEADER], &want[..ETH_HEADER])?;
             match mss {
                 Some(mss) if one.gso.is_none() && part.len() > usize::from(mss) => {
@@ -113,9 +128,29 @@ impl Shape {
             }
         }
         match self.kind {
-            Kind::Plain if got.len() > 1 => Err(format!("{} copies", got.len())),
+            Kind::Plain(_) if got.len() > 1 => Err(format!("{} copies", got.len())),
             Kind::Tcp { .. } => same("TCP payload", &payload, &pattern(self.id, self.payload)),
-            Kind::Plain => Ok(()),
+            Kind::Plain(_) => Ok(()),
+        }
+    }
+
+    /// What is left to the peer is what it can do, and told with the offsets of the frame as it lies before it.
+    fn check_left_to_do(&self, one: &Received, caps: Caps) -> Result<(), String> {
+        let Kind::Tcp { mss, .. } = self.kind else { return Ok(()) };
+        let untagged = Transport::parse(&self.untagged()).ok_or("not TCP")?;
+        let tag_len = if inline_tag(&one.bytes).is_some() { TAG_LEN } else { 0 };
+        let (start, header) = ((untagged.l4 + tag_len) as u16, (untagged.payload() + tag_len) as u16);
+        let too_long = mss.filter(|mss| self.payload > usize::from(*mss));
+        let gso = too_long.filter(|_| caps.tso).map(|mss| Gso { mss, header });
+        // Who cuts segments sums them.
+        let csum = match too_long {
+            Some(_) if caps.tso => Csum::Fill { start, at: start + 16 },
+            None if caps.csum => Csum::Fill { start, at: start + 16 },
+            _ => Csum::Good,
+        };
+        match (one.csum, one.gso) == (csum, gso) {
+            true => Ok(()),
+            false => Err(format!("{:?} and {:?} left to do, {csum:?} and {gso:?} expected", one.csum, one.gso)),
         }
     }
 }

@@ -8,13 +8,17 @@
 //! ```
 //!
 //! `cases` runs the table cases, `properties` random switches against `model`, `workers` several
-//! workers while the configuration changes.
+//! workers while the configuration changes, `inbox` and `originate` the frames that are for the switch itself and
+//! from it.
 
 mod cases;
 mod fake;
 mod frames;
+mod inbox;
 mod model;
+mod originate;
 mod properties;
 mod spec;
 mod switch;
+mod traffic;
 mod workers;

@@ -5,8 +5,8 @@ use dataplane::DropReason;
 use portgroups::VlanMode;
 use wire::{Mac, Tag};
 
-use crate::frames::{Kind, Shape};
-use crate::spec::{SwitchSpec, VnicSpec};
+use crate::frames::{Ends, Kind, Shape};
+use crate::spec::{SendBy, SwitchSpec, VnicSpec};
 
 /// What becomes of a frame at one port that it was handed to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -29,16 +29,48 @@ impl Model<'_> {
         self.0.vnics.len() + self.0.uplinks.len()
     }
 
-    fn uplink_of(&self, vnic: &VnicSpec) -> Option<usize> {
-        let name = vnic.uplink.as_ref()?;
-        Some(self.0.vnics.len() + self.0.uplinks.iter().position(|u| u.name == *name)?)
+    fn is(&self, port: usize, name: &str) -> bool {
+        port >= self.0.vnics.len() && self.0.uplinks[port - self.0.vnics.len()].name == name
+    }
+
+    fn is_one_of(&self, port: usize, names: &[String]) -> bool {
+        names.iter().any(|name| self.is(port, name))
+    }
+
+    /// True when the vNIC sends `frame`, which is for outside, by `port` (too).
+    fn sends_by(&self, vnic: &VnicSpec, port: usize, frame: &Shape) -> bool {
+        match &vnic.send {
+            SendBy::None => false,
+            SendBy::One(name) => self.is(port, name),
+            SendBy::MacHash(order) => self.is(port, &order[usize::from(frame.src.0[5]) % order.len()]),
+            SendBy::IpHash(order) => self.is(port, &order[ip_bucket(frame) % order.len()]),
+            SendBy::All(names) => self.is_one_of(port, names),
+        }
+    }
+
+    /// True when a unicast frame that came in by `from` is for the vNIC.
+    fn takes_unicast_from(&self, vnic: &VnicSpec, from: usize) -> bool {
+        match &vnic.unicast_from {
+            Some(names) if self.vnic(from).is_none() => self.is_one_of(from, names),
+            _ => true,
+        }
+    }
+
+    /// True when the frame is for the switch itself.
+    pub fn is_beacon(&self, from: usize, frame: &Shape) -> bool {
+        // Under a second tag the EtherType is not the frame's own.
+        let ethertype = match frame.kind {
+            Kind::Plain(ethertype) if frame.inner.is_none() => Some(ethertype),
+            _ => None,
+        };
+        self.vnic(from).is_none() && ethertype.is_some() && ethertype == self.0.beacon
     }
 
     /// What every port gets of `frame`, sent in by `from`; or why the frame is dropped there.
     pub fn forward(&self, from: usize, frame: &Shape) -> Result<Vec<(usize, Fate)>, DropReason> {
         let domain = self.admit(from, frame)?;
         let fates: Vec<(usize, Fate)> =
-            (0..self.ports()).filter_map(|p| Some((p, self.fate(p, from, frame.dst, domain)?))).collect();
+            (0..self.ports()).filter_map(|p| Some((p, self.fate(p, from, frame, domain)?))).collect();
         if fates.is_empty() { Err(self.reason_of_nothing(from, frame.dst, domain)) } else { Ok(fates) }
     }
 
@@ -46,6 +78,7 @@ impl Model<'_> {
     fn admit(&self, from: usize, frame: &Shape) -> Result<Tag, DropReason> {
         let vnic = self.vnic(from);
         match vnic {
+            None if self.is_beacon(from, frame) => return Err(DropReason::Beacon),
             Some(v) if !v.link => return Err(DropReason::PortBlocked),
             None if !self.0.uplinks[from - self.0.vnics.len()].used => return Err(DropReason::UplinkUnused),
             _ => {}
@@ -98,20 +131,22 @@ impl Model<'_> {
         assigned.or_else(|| members().find(|(_, v)| v.chosen() == Some(mac))).map(|(index, _)| index)
     }
 
-    fn fate(&self, port: usize, from: usize, dst: Mac, domain: Tag) -> Option<Fate> {
+    fn fate(&self, port: usize, from: usize, frame: &Shape, domain: Tag) -> Option<Fate> {
         if port == from {
             return None;
         }
+        let dst = frame.dst;
         let Some(vnic) = self.vnic(port) else {
             let sender = self.vnic(from)?;
             let outside = dst.is_group() || self.owner(domain.vid(), dst).is_none();
             let wire = (domain.vid() != 0).then_some(domain);
-            return (outside && self.uplink_of(sender) == Some(port)).then_some(Fate::Gets(wire));
+            return (outside && self.sends_by(sender, port, frame)).then_some(Fate::Gets(wire));
         };
         if !self.member(vnic, domain.vid()) {
             return None;
         }
-        let addressed = !dst.is_group() && self.owner(domain.vid(), dst) == Some(port);
+        let owns = !dst.is_group() && self.owner(domain.vid(), dst) == Some(port);
+        let addressed = owns && self.takes_unicast_from(vnic, from);
         if let Some(reason) = self.closed(vnic) {
             return addressed.then_some(Fate::Refuses(reason));
         }
@@ -119,7 +154,7 @@ impl Model<'_> {
         let tag = sees.then_some(domain);
         let wants = self.wants(vnic, dst, tag);
         let tap = vnic.promiscuous && vnic.filter.promiscuous;
-        let by_its_uplink = self.vnic(from).is_some() || self.uplink_of(vnic) == Some(from);
+        let by_its_uplink = self.vnic(from).is_some() || self.is_one_of(from, &vnic.group());
         let gets = match addressed {
             true => wants || tap,
             // A group frame, or a copy for a tap.
@@ -171,6 +206,8 @@ impl Model<'_> {
             Some(_) if !dst.is_group() && self.owner(domain.vid(), dst) == Some(from) => DropReason::NoMatch,
             Some(_) if self.0.uplinks.is_empty() => DropReason::NoMatch,
             Some(_) => DropReason::NoUplink,
+            // Its owner would have had it, or refused it.
+            None if !dst.is_group() && self.owner(domain.vid(), dst).is_some() => DropReason::UplinkUnused,
             None => {
                 let wanted = members().any(|v| {
                     let sees = matches!(v.vlan, VlanMode::Vgt(_)) && domain.vid() != 0;
@@ -180,4 +217,17 @@ impl Model<'_> {
             }
         }
     }
+}
+
+/// The bucket that the IP addresses of a frame choose.
+fn ip_bucket(frame: &Shape) -> usize {
+    let bytes = frame.untagged();
+    let byte = |at: usize| bytes.get(at).copied().unwrap_or(0);
+    let bucket = match frame.kind {
+        Kind::Tcp { ends: Ends::V6(from, to), .. } => from.iter().chain(&to).fold(0, |all, byte| all ^ byte),
+        Kind::Tcp { ends: Ends::V4(from, to), .. } => from[3] ^ to[3],
+        // The bytes where the addresses would stand.
+        Kind::Plain(_) => byte(29) ^ byte(33),
+    };
+    usize::from(bucket)
 }

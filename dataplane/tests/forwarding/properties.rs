@@ -2,21 +2,24 @@
 
 use std::collections::BTreeMap;
 
-use dataplane::Caps;
+use dataplane::{Caps, HEARD_MAX};
 use portgroups::VlanMode;
 use proptest::collection::vec;
 use proptest::option::weighted;
 use proptest::prelude::*;
-use proptest::sample::select;
+use proptest::sample::{select, subsequence};
 use wire::{Mac, Tag};
 
 use crate::fake::Received;
-use crate::frames::{Kind, Shape, id_of, seen_tag};
+use crate::frames::{Ends, Kind, Shape, id_of, seen_tag};
 use crate::model::{Fate, Model};
-use crate::spec::{FilterSpec, Peer, SwitchSpec, UplinkSpec, VnicSpec};
+use crate::spec::{FilterSpec, Peer, SendBy, SwitchSpec, UplinkSpec, VnicSpec};
 use crate::switch::Switch;
 
 const GROUPS: [Mac; 2] = [Mac([1, 0, 0x5e, 0, 0, 1]), Mac([0x33, 0x33, 0, 0, 0, 1])];
+const BEACON: u16 = 0x88b5;
+/// Of frames that mean nothing: a beacon's, ARP's, and one that is nobody's.
+const ETHERTYPES: [u16; 3] = [BEACON, 0x0806, 0x88b6];
 const VLANS: [u16; 5] = [0, 10, 20, 30, 4094];
 
 fn assigned(index: usize) -> Mac {
@@ -37,7 +40,7 @@ fn vlan_mode() -> impl Strategy<Value = VlanMode> {
 }
 
 fn caps() -> impl Strategy<Value = Caps> {
-    any::<[bool; 4]>().prop_map(|[csum, tso, tag, pad]| Caps { csum: csum || tso, tso, tag, pad })
+    any::<[bool; 4]>().prop_map(|[csum, tso, tag, pad]| Caps { csum, tso, tag, pad })
 }
 
 fn filter() -> impl Strategy<Value = FilterSpec> {
@@ -46,8 +49,8 @@ fn filter() -> impl Strategy<Value = FilterSpec> {
         prop::bool::weighted(0.9),
         prop::bool::weighted(0.2),
         prop::bool::weighted(0.3),
-        prop::sample::subsequence(GROUPS.to_vec(), 0..=2),
-        weighted(0.2, prop::sample::subsequence(VLANS[1..].to_vec(), 0..=3)),
+        subsequence(GROUPS.to_vec(), 0..=2),
+        weighted(0.2, subsequence(VLANS[1..].to_vec(), 0..=3)),
     )
         .prop_map(|(unicast, broadcast, all_multicast, promiscuous, groups, vlans)| FilterSpec {
             unicast,
@@ -60,15 +63,45 @@ fn filter() -> impl Strategy<Value = FilterSpec> {
         })
 }
 
+fn uplink_name(index: usize) -> String {
+    format!("vmnic{index}")
+}
+
+/// What some team might decide: any choice of uplinks to send by, and any to receive from. Of a hash the tables are
+/// whatever they are, up to a table where each bucket has an uplink of its own.
+fn placement(uplinks: usize) -> BoxedStrategy<(SendBy, Option<Vec<String>>, Option<Vec<String>>)> {
+    if uplinks == 0 {
+        return Just((SendBy::None, None, None)).boxed();
+    }
+    let names: Vec<String> = (0..uplinks).map(uplink_name).collect();
+    let some = move |least| subsequence(names.clone(), least..=uplinks);
+    let table = || vec((0..uplinks).prop_map(uplink_name), 1..=256);
+    let send = prop_oneof![
+        1 => Just(SendBy::None),
+        3 => (0..uplinks).prop_map(|u| SendBy::One(uplink_name(u))),
+        2 => table().prop_map(SendBy::MacHash),
+        3 => table().prop_map(SendBy::IpHash),
+        2 => some(1).prop_map(SendBy::All),
+    ];
+    (send, weighted(0.6, some(0)), weighted(0.6, some(0))).boxed()
+}
+
 /// A card as its owner configured it and its guest left it. A guest may have chosen its neighbour's address.
 fn vnic(index: usize, uplinks: usize) -> impl Strategy<Value = VnicSpec> {
-    let uplink = weighted(0.8, 0..uplinks.max(1)).prop_map(move |u| u.filter(|_| uplinks > 0));
     let security = any::<[bool; 3]>();
     let programmed = weighted(0.3, prop_oneof![(1..4usize).prop_map(spare), (0..6usize).prop_map(assigned)]);
     let state =
         (prop::bool::weighted(0.9), prop::bool::weighted(0.95), prop::bool::weighted(0.9)).prop_map(<[bool; 3]>::from);
-    (vlan_mode(), uplink, security, programmed, state, filter(), caps()).prop_map(
-        move |(vlan, uplink, security, programmed, [started, connected, link], filter, can)| VnicSpec {
+    (vlan_mode(), placement(uplinks), security, programmed, state, filter(), caps()).prop_map(
+        move |(
+            vlan,
+            (send, group_from, unicast_from),
+            security,
+            programmed,
+            [started, connected, link],
+            filter,
+            can,
+        )| VnicSpec {
             name: format!("vnic{index}"),
             vlan,
             mac: assigned(index),
@@ -76,7 +109,9 @@ fn vnic(index: usize, uplinks: usize) -> impl Strategy<Value = VnicSpec> {
             started,
             connected,
             link,
-            uplink: uplink.map(|u| format!("vmnic{u}")),
+            send,
+            group_from,
+            unicast_from,
             promiscuous: security[0],
             mac_changes: security[1],
             forged_transmits: security[2],
@@ -90,14 +125,19 @@ fn switch() -> impl Strategy<Value = SwitchSpec> {
     (0..=3usize, 1..=6usize).prop_flat_map(|(uplinks, vnics)| {
         let uplinks_spec = vec((prop::bool::weighted(0.8), caps()), uplinks).prop_map(|list| {
             let uplink = |(index, (used, can)): (usize, (bool, Caps))| UplinkSpec {
-                name: format!("vmnic{index}"),
+                name: uplink_name(index),
                 used,
                 peer: Peer { can: Some(can), ..Peer::default() },
             };
             list.into_iter().enumerate().map(uplink).collect::<Vec<_>>()
         });
         let vnics_spec = (0..vnics).map(|index| vnic(index, uplinks)).collect::<Vec<_>>();
-        (vnics_spec, uplinks_spec).prop_map(|(vnics, uplinks)| SwitchSpec { mtu: 1500, vnics, uplinks })
+        (vnics_spec, uplinks_spec, weighted(0.8, Just(BEACON))).prop_map(|(vnics, uplinks, beacon)| SwitchSpec {
+            mtu: 1500,
+            beacon,
+            vnics,
+            uplinks,
+        })
     })
 }
 
@@ -117,9 +157,13 @@ fn frame() -> impl Strategy<Value = (usize, bool, Shape, Vec<usize>)> {
         2 => select(GROUPS.to_vec()),
         1 => Just(Mac::BPDU),
     ];
+    let ends = prop_oneof![
+        (any::<[u8; 4]>(), any::<[u8; 4]>()).prop_map(|(from, to)| Ends::V4(from, to)),
+        (any::<[u8; 16]>(), any::<[u8; 16]>()).prop_map(|(from, to)| Ends::V6(from, to)),
+    ];
     let kind = prop_oneof![
-        3 => Just(Kind::Plain),
-        2 => (any::<bool>(), weighted(0.7, 500..1500u16)).prop_map(|(v6, mss)| Kind::Tcp { v6, mss }),
+        3 => select(ETHERTYPES.to_vec()).prop_map(Kind::Plain),
+        2 => (ends, weighted(0.7, 500..1500u16)).prop_map(|(ends, mss)| Kind::Tcp { ends, mss }),
     ];
     let payload = prop_oneof![4..200usize, 1400..1600usize, 4..20_000usize];
     (
@@ -135,7 +179,7 @@ fn frame() -> impl Strategy<Value = (usize, bool, Shape, Vec<usize>)> {
         vec(0..2000usize, 0..4),
     )
         .prop_map(|(from, own, dst, src, tag, in_band, inner, payload, kind, cuts)| {
-            let inner = inner.filter(|_| tag.is_some() && kind == Kind::Plain);
+            let inner = inner.filter(|_| tag.is_some() && matches!(kind, Kind::Plain(_)));
             (from, own, Shape { dst, src, tag, in_band, inner, payload, kind, id: (0, 0) }, cuts)
         })
 }
@@ -143,16 +187,26 @@ fn frame() -> impl Strategy<Value = (usize, bool, Shape, Vec<usize>)> {
 /// What one port is to receive: of which frames, with which tags.
 type Expected = BTreeMap<(u16, u16), Option<Tag>>;
 
-/// What the model expects: deliveries and drops, per port.
+/// What the switch itself hears by one uplink, in order: VLAN and bytes.
+type Hearing = Vec<(u16, Vec<u8>)>;
+
+/// What the model expects: deliveries, drops and what the switch hears, per port.
 struct Books {
     out: Vec<Expected>,
+    heard: Vec<Hearing>,
     drops: BTreeMap<(usize, &'static str, &'static str), u64>,
 }
 
 fn expect(spec: &SwitchSpec, frames: &[(usize, Shape)]) -> Books {
     let ports = spec.vnics.len() + spec.uplinks.len();
-    let mut books = Books { out: vec![Expected::new(); ports], drops: BTreeMap::new() };
+    let mut books =
+        Books { out: vec![Expected::new(); ports], heard: vec![Hearing::new(); ports], drops: BTreeMap::new() };
     for (from, shape) in frames {
+        if Model(spec).is_beacon(*from, shape) {
+            let mut bytes = shape.untagged();
+            bytes.truncate(HEARD_MAX);
+            books.heard[*from].push((shape.tag.map_or(0, Tag::vid), bytes));
+        }
         match Model(spec).forward(*from, shape) {
             Err(reason) => *books.drops.entry((*from, "in", reason.name())).or_default() += 1,
             Ok(fates) => {
@@ -176,6 +230,9 @@ fn check_invariants(spec: &SwitchSpec, port: usize, from: usize, shape: &Shape, 
     }
     if port >= vnics && from >= vnics {
         return Err("from uplink to uplink".into());
+    }
+    if from >= vnics && shape.inner.is_none() && matches!(shape.kind, Kind::Plain(t) if spec.beacon == Some(t)) {
+        return Err("a beacon".into());
     }
     // The VLAN the frame is in, by where it came from; EST's is 0.
     let vlan = |index: usize, tag: Option<Tag>| match spec.vnics.get(index).map(|v| &v.vlan) {
@@ -236,6 +293,14 @@ fn run(spec: &SwitchSpec, frames: Vec<(usize, bool, Shape, Vec<usize>)>) -> Resu
     let books = expect(spec, &shapes);
     for port in 0..ports {
         check_port(spec, &switch, port, &shapes, &books.out[port])?;
+    }
+    let mut heard = vec![Hearing::new(); ports];
+    for one in switch.heard() {
+        let port = switch.ports.iter().position(|p| p.id == one.uplink).ok_or("heard from nowhere")?;
+        heard[port].push((one.vlan, one.bytes.to_vec()));
+    }
+    if heard != books.heard {
+        return Err(format!("heard {heard:?}\n  expected {:?}", books.heard));
     }
     let drops: BTreeMap<_, _> =
         switch.drops().into_iter().map(|(port, way, reason, n)| ((switch.index(&port), way, reason), n)).collect();

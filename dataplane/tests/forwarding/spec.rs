@@ -16,6 +16,8 @@ pub struct SwitchSpec {
     /// Payload size in bytes.
     #[serde(default = "default_mtu")]
     pub mtu: u16,
+    /// EtherType of the frames on uplinks that are for the switch itself.
+    pub beacon: Option<u16>,
     pub vnics: Vec<VnicSpec>,
     #[serde(default)]
     pub uplinks: Vec<UplinkSpec>,
@@ -39,8 +41,15 @@ pub struct VnicSpec {
     pub connected: bool,
     #[serde(default = "yes")]
     pub link: bool,
-    /// The uplink its team gives it now.
-    pub uplink: Option<String>,
+    /// The uplinks its team has it send by now.
+    #[serde(default, rename = "uplink", deserialize_with = "send")]
+    pub send: SendBy,
+    /// The uplinks by which group frames come to it; unless told, as a team has it: see [`VnicSpec::group`].
+    #[serde(rename = "group")]
+    pub group_from: Option<Vec<String>>,
+    /// The uplinks by which unicast comes to it; unless told, all.
+    #[serde(rename = "unicast")]
+    pub unicast_from: Option<Vec<String>>,
     #[serde(default)]
     pub promiscuous: bool,
     #[serde(default)]
@@ -51,6 +60,18 @@ pub struct VnicSpec {
     pub filter: FilterSpec,
     #[serde(flatten)]
     pub peer: Peer,
+}
+
+/// By which uplinks a vNIC sends. The uplink of bucket `b` of a hash is the `b`th of the list, which is repeated
+/// until all buckets have one.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum SendBy {
+    #[default]
+    None,
+    One(String),
+    MacHash(Vec<String>),
+    IpHash(Vec<String>),
+    All(Vec<String>),
 }
 
 #[derive(Clone, Debug, Deserialize)]
@@ -125,6 +146,19 @@ impl VnicSpec {
         self.address().filter(|mac| self.mac_changes && *mac != self.mac)
     }
 
+    /// The uplinks by which group frames come to it. What a team gives unless the case says otherwise: one, but all
+    /// those of an aggregation group.
+    pub fn group(&self) -> Vec<String> {
+        match (&self.group_from, &self.send) {
+            (Some(told), _) => told.clone(),
+            (None, SendBy::None) => Vec::new(),
+            (None, SendBy::One(uplink)) => vec![uplink.clone()],
+            (None, SendBy::MacHash(order)) => vec![order[usize::from(self.mac.0[5]) % order.len()].clone()],
+            (None, SendBy::IpHash(order)) => order.clone(),
+            (None, SendBy::All(order)) => order[..1].to_vec(),
+        }
+    }
+
     pub fn rx_filter(&self) -> RxFilter {
         if !self.started {
             return RxFilter::closed();
@@ -176,6 +210,20 @@ fn vlan<'de, D: Deserializer<'de>>(d: D) -> Result<VlanMode, D::Error> {
             Some(set) => set.parse().map(VlanMode::Vgt).map_err(serde::de::Error::custom),
             None => text.parse().map(VlanMode::Vst).map_err(serde::de::Error::custom),
         },
+    }
+}
+
+/// An uplink, or `mac-hash`, `ip-hash` or `all` and a list of them, as `mac-hash vmnic0 vmnic1`.
+fn send<'de, D: Deserializer<'de>>(d: D) -> Result<SendBy, D::Error> {
+    let text = String::deserialize(d)?;
+    let mut words = text.split_whitespace().map(str::to_owned);
+    let (first, rest) = (words.next().unwrap_or_default(), words.collect::<Vec<_>>());
+    match (first.as_str(), rest.len()) {
+        ("mac-hash", 1..) => Ok(SendBy::MacHash(rest)),
+        ("ip-hash", 1..) => Ok(SendBy::IpHash(rest)),
+        ("all", 1..) => Ok(SendBy::All(rest)),
+        (_, 0) => Ok(SendBy::One(first)),
+        _ => Err(serde::de::Error::custom(format!("\"{text}\" is no choice of uplinks"))),
     }
 }
 

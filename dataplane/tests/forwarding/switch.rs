@@ -1,19 +1,19 @@
 //! A switch built from a specification, with recorders behind its ports, and its books.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use dataplane::{
-    Caps, Counters, DropReason, Idle, IngressSlot, PortEntry, PortId, PortState, PortTotals, Role, Snapshot,
-    UplinkRole, VnicRole, Workers,
+    Caps, Counters, DropReason, Heard, Idle, Inbox, IngressSlot, PortEntry, PortId, PortState, PortTotals, Role,
+    Snapshot, UplinkRole, VnicRole, Workers,
 };
 use portgroups::{Policy, Security};
-use teaming::{Choice, Placement, Receive};
+use teaming::{BUCKETS, Choice, HashKind, Placement, Receive};
 
 use crate::fake::{Received, Recorder, Sent, Source};
-use crate::spec::{Peer, SwitchSpec};
+use crate::spec::{Peer, SendBy, SwitchSpec, VnicSpec};
 
 /// Bytes a recorder keeps.
 const MEMORY: usize = 4 << 20;
@@ -33,6 +33,8 @@ pub struct Port {
 pub struct Switch {
     pub ports: Vec<Port>,
     pub mtu: u16,
+    pub inbox: Option<Arc<Inbox>>,
+    wakes: Arc<AtomicU64>,
 }
 
 impl Switch {
@@ -42,10 +44,6 @@ impl Switch {
 
     /// With recorders that keep `memory` bytes.
     pub fn with_memory(spec: &SwitchSpec, workers: usize, memory: usize) -> Switch {
-        let uplink_id = |name: &String| {
-            let at = spec.uplinks.iter().position(|u| u.name == *name);
-            id(spec.vnics.len() + at.unwrap_or_else(|| panic!("no uplink {name}")))
-        };
         let vnics = spec.vnics.iter().map(|v| {
             let state = PortState::new();
             state.set_connected(v.connected);
@@ -59,7 +57,7 @@ impl Switch {
             let role = Role::Vnic(VnicRole {
                 policy: Policy { vlan: v.vlan.clone(), security, mac: v.mac },
                 chosen_mac: v.chosen(),
-                placement: placement(v.uplink.as_ref().map(uplink_id), spec),
+                placement: placement(v, spec),
                 has_uplinks: !spec.uplinks.is_empty(),
             });
             let able = Caps { csum: true, tso: true, tag: true, pad: false };
@@ -84,7 +82,24 @@ impl Switch {
                 queues: Vec::new(),
             }
         });
-        Switch { ports: ports.collect(), mtu: spec.mtu }
+        let wakes = Arc::new(AtomicU64::new(0));
+        let inbox = spec.beacon.map(|ethertype| {
+            let wakes = wakes.clone();
+            Arc::new(Inbox::new(ethertype, move || _ = wakes.fetch_add(1, Ordering::SeqCst)))
+        });
+        Switch { ports: ports.collect(), mtu: spec.mtu, inbox, wakes }
+    }
+
+    /// What waits in the inbox; it is empty then.
+    pub fn heard(&self) -> Vec<Heard> {
+        let mut heard = Vec::new();
+        self.inbox.iter().for_each(|inbox| inbox.drain(|one| heard.push(one)));
+        heard
+    }
+
+    /// How often the inbox called for the control thread.
+    pub fn wakes(&self) -> u64 {
+        self.wakes.load(Ordering::SeqCst)
     }
 
     pub fn index(&self, name: &str) -> usize {
@@ -118,7 +133,11 @@ impl Switch {
             egress: p.egress.clone(),
             queues: p.queues.clone(),
         });
-        Snapshot::new(entries.collect(), self.mtu)
+        let snapshot = Snapshot::new(entries.collect(), self.mtu);
+        match &self.inbox {
+            Some(inbox) => snapshot.with_inbox(inbox.clone()),
+            None => snapshot,
+        }
     }
 
     pub fn received(&self, index: usize) -> Vec<Received> {
@@ -142,12 +161,12 @@ impl Switch {
             if (t.out_frames, t.out_bytes) != (frames, bytes) {
                 return Err(format!("{}: out {frames} frames, {bytes} bytes, counted {t:?}", port.name));
             }
-            handed += t.in_copies + t.out_segments;
+            handed += t.in_copies + t.out_segments + t.out_originated;
             offered += t.out_offered;
         }
         match handed == offered {
             true => Ok(()),
-            false => Err(format!("copies and segments {handed}, offered {offered}")),
+            false => Err(format!("copies, segments and originated {handed}, offered {offered}")),
         }
     }
 
@@ -225,10 +244,26 @@ pub fn cpus() -> Vec<usize> {
     (0..rustix::thread::CpuSet::MAX_CPU).filter(|c| set.is_set(*c)).collect()
 }
 
-/// One uplink that carries everything, group frames in by it, unicast by any.
-fn placement(uplink: Option<PortId>, spec: &SwitchSpec) -> Placement {
-    let all = (spec.vnics.len()..spec.vnics.len() + spec.uplinks.len()).map(|i| id(i).0).collect();
-    let group = uplink.iter().map(|u| u.0).collect();
-    let send = uplink.map_or(Choice::None, |u| Choice::One(u.0));
-    Placement { send, receive: Receive { group, unicast: all } }
+fn placement(vnic: &VnicSpec, spec: &SwitchSpec) -> Placement {
+    let uplink = |name: &String| {
+        let at = spec.uplinks.iter().position(|u| u.name == *name);
+        id(spec.vnics.len() + at.unwrap_or_else(|| panic!("no uplink {name}"))).0
+    };
+    let hash = |kind, order: &[String]| {
+        let table: [u16; BUCKETS] = std::array::from_fn(|bucket| uplink(&order[bucket % order.len()]));
+        Choice::Hash { kind, table: Arc::new(table) }
+    };
+    let send = match &vnic.send {
+        SendBy::None => Choice::None,
+        SendBy::One(name) => Choice::One(uplink(name)),
+        SendBy::MacHash(order) => hash(HashKind::Mac, order),
+        SendBy::IpHash(order) => hash(HashKind::Ip, order),
+        SendBy::All(order) => Choice::All(order.iter().map(uplink).collect()),
+    };
+    let group = vnic.group().iter().map(uplink).collect();
+    let unicast = match &vnic.unicast_from {
+        Some(names) => names.iter().map(uplink).collect(),
+        None => spec.uplinks.iter().map(|u| uplink(&u.name)).collect(),
+    };
+    Placement { send, receive: Receive { group, unicast } }
 }

@@ -4,70 +4,12 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
 use dataplane::{Caps, DropReason, Idle, PortTotals, Workers};
-use portgroups::VlanMode;
 use wire::Mac;
 
-use crate::fake::{Received, Sent};
-use crate::frames::{Kind, Shape, id_of};
-use crate::spec::{FilterSpec, Peer, SwitchSpec, UplinkSpec, VnicSpec};
+use crate::frames::{Ends, Kind, Shape};
+use crate::spec::Peer;
 use crate::switch::{Running, Switch, cpus};
-
-/// Bytes a recorder keeps here; touched only as far as used.
-const MEMORY: usize = 256 << 20;
-const STRANGER: Mac = Mac([2, 0, 0, 0, 0, 1]);
-
-fn mac(index: usize) -> Mac {
-    Mac([0, 0x50, 0x56, 0, 0, index as u8])
-}
-
-/// `count` guests in VLAN 10, all taking what they can, over one uplink or none.
-fn spec(count: usize, uplink: bool) -> SwitchSpec {
-    let vnic = |index| VnicSpec {
-        name: format!("vnic{index}"),
-        vlan: VlanMode::Vst(10),
-        mac: mac(index),
-        programmed: None,
-        started: true,
-        connected: true,
-        link: true,
-        uplink: uplink.then(|| "vmnic0".to_owned()),
-        promiscuous: false,
-        mac_changes: false,
-        forged_transmits: false,
-        filter: FilterSpec::default(),
-        peer: Peer::default(),
-    };
-    let uplinks = uplink.then(|| UplinkSpec { name: "vmnic0".to_owned(), used: true, peer: Peer::default() });
-    SwitchSpec { mtu: 1500, vnics: (0..count).map(vnic).collect(), uplinks: uplinks.into_iter().collect() }
-}
-
-/// A source that sends while its allowance lasts: frame `number` of queue `queue`, as `shape` makes it.
-fn gated<F: Fn(u64) -> Shape + Send + 'static>(
-    queue: usize,
-    allowance: &Arc<AtomicU64>,
-    shape: F,
-) -> impl Iterator<Item = Sent> + Send + use<F> + 'static {
-    let (allowance, mut number) = (allowance.clone(), 0);
-    std::iter::from_fn(move || {
-        if number == allowance.load(Ordering::Acquire) {
-            return None;
-        }
-        let frame = Shape { id: (queue as u16, number as u16), ..shape(number) };
-        number += 1;
-        Some(frame.sent(vec![40]))
-    })
-}
-
-fn plain(src: usize, dst: Mac) -> Shape {
-    let (tag, inner) = (None, None);
-    Shape { dst, src: mac(src), tag, in_band: false, inner, payload: 50, kind: Kind::Plain, id: (0, 0) }
-}
-
-/// The numbers of queue `queue`'s frames, in the order they arrived.
-fn numbers(received: &[Received], queue: usize) -> Vec<u64> {
-    let ids = received.iter().map(|one| id_of(one).expect("a frame somebody sent"));
-    ids.filter(|id| usize::from(id.0) == queue).map(|id| u64::from(id.1)).collect()
-}
+use crate::traffic::{MEMORY, STRANGER, gated, mac, numbers, plain, spec, wait_for};
 
 /// Choices that look random and are the same each time.
 struct Dice(u64);
@@ -77,11 +19,6 @@ impl Dice {
         self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
         (self.0 >> 33) as usize % sides
     }
-}
-
-/// Waits until all `frames` of the first `ports` came in.
-fn wait_for(running: &Running, switch: &Switch, ports: usize, frames: u64) {
-    running.until("all frames came in", || (0..ports).map(|p| switch.totals(p).in_frames).sum::<u64>() == frames);
 }
 
 /// Eight queues of four guests change hands among three workers, and sometimes rest with nobody, three
@@ -231,7 +168,7 @@ fn two_workers_into_one_port_keep_each_sources_order() {
             let shape = move |n: u64| match n % 5 {
                 4 => Shape {
                     payload: 1200,
-                    kind: Kind::Tcp { v6: n.is_multiple_of(2), mss: Some(500) },
+                    kind: Kind::Tcp { ends: Ends::any(n.is_multiple_of(2)), mss: Some(500) },
                     ..plain(from, mac(2))
                 },
                 _ => plain(from, mac(2)),

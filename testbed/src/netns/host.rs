@@ -35,7 +35,7 @@ pub struct Host {
 }
 
 impl Host {
-    pub(super) fn new(namespace: String) -> Host {
+    pub(crate) fn new(namespace: String) -> Host {
         Host { namespace }
     }
 
@@ -113,7 +113,7 @@ impl Host {
     /// # Errors
     /// With `ip`'s message.
     pub fn cut(&self, device: &str) -> Result<()> {
-        self.ip(&format!("link set {device} down"))
+        self.ip(&format!("link set dev {device} down"))
     }
 
     /// Plugs the cable in again.
@@ -121,7 +121,7 @@ impl Host {
     /// # Errors
     /// With `ip`'s message.
     pub fn heal(&self, device: &str) -> Result<()> {
-        self.ip(&format!("link set {device} up"))
+        self.ip(&format!("link set dev {device} up"))
     }
 
     /// Takes a port out of its bridge while its link stays up: a failure further up the network.
@@ -129,7 +129,7 @@ impl Host {
     /// # Errors
     /// With `ip`'s message.
     pub fn unplug(&self, device: &str) -> Result<()> {
-        self.ip(&format!("link set {device} nomaster"))
+        self.ip(&format!("link set dev {device} nomaster"))
     }
 
     /// Makes an interface a port of a bridge, and the port's own stack silent.
@@ -138,8 +138,8 @@ impl Host {
     /// With `ip`'s message.
     pub fn plug(&self, bridge: &str, device: &str) -> Result<()> {
         self.sysctl(&format!("net/ipv6/conf/{device}/disable_ipv6"), "1")?;
-        self.ip(&format!("link set {device} master {bridge}"))?;
-        self.ip(&format!("link set {device} up"))
+        self.ip(&format!("link set dev {device} master {bridge}"))?;
+        self.ip(&format!("link set dev {device} up"))
     }
 
     /// Has the interface fill in checksums and cut segments before it sends, and merge nothing it receives.
@@ -177,7 +177,7 @@ impl Host {
     /// When it cannot be made.
     pub fn tap(&self, name: &str, mtu: u16) -> Result<Tap> {
         let tap = self.within(|| Tap::create(name, mtu))?;
-        self.ip(&format!("link set {name} up"))?;
+        self.ip(&format!("link set dev {name} up"))?;
         Ok(tap)
     }
 

@@ -36,10 +36,10 @@ pub use shim::VlanShim;
 pub use tagged::TaggedHost;
 pub use tap::Tap;
 
-use exec::{DEFAULT_LIMIT, run};
+pub(crate) use exec::{DEFAULT_LIMIT, run};
 
 const PREFIX: &str = "vsw-";
-const NETNS_DIR: &str = "/run/netns";
+pub(crate) const NETNS_DIR: &str = "/run/netns";
 static NEXT_LAB: AtomicU32 = AtomicU32::new(0);
 
 /// A set of namespaces that go away together.
@@ -58,7 +58,17 @@ impl Lab {
         word(name)?;
         let number = NEXT_LAB.fetch_add(1, Ordering::Relaxed);
         let prefix = format!("{PREFIX}{}-{number}-{name}-", std::process::id());
-        Ok(Lab { prefix, hosts: Mutex::new(Vec::new()), devices: AtomicU32::new(0) })
+        Ok(Lab::with_prefix(prefix))
+    }
+
+    /// An empty lab whose namespaces are called `prefix` and their host's name.
+    pub(crate) fn with_prefix(prefix: String) -> Lab {
+        Lab { prefix, hosts: Mutex::new(Vec::new()), devices: AtomicU32::new(0) }
+    }
+
+    /// Leaves the namespaces behind when this value goes.
+    pub(crate) fn keep(self) {
+        self.hosts.lock().unwrap_or_else(PoisonError::into_inner).clear();
     }
 
     /// A new namespace with its loopback up and no chatter of its own: no duplicate address detection, no
@@ -85,20 +95,20 @@ impl Lab {
     /// # Errors
     /// When it cannot be made.
     pub fn veth(&self, a: (&Host, &str), b: (&Host, &str), options: &VethOptions) -> Result<()> {
-        let args = ["link", "add", a.1, "netns", a.0.namespace(), "type", "veth"];
+        let args = ["link", "add", "name", a.1, "netns", a.0.namespace(), "type", "veth"];
         let peer = ["peer", "name", b.1, "netns", b.0.namespace()];
         run("ip", &[&args[..], &peer[..]].concat(), DEFAULT_LIMIT)?.success()?;
         for ((host, device), mac) in [(a, options.mac_a), (b, options.mac_b)] {
             if let Some(mac) = mac {
-                host.ip(&format!("link set {device} address {mac}"))?;
+                host.ip(&format!("link set dev {device} address {mac}"))?;
             }
             if let Some(mtu) = options.mtu {
-                host.ip(&format!("link set {device} mtu {mtu}"))?;
+                host.ip(&format!("link set dev {device} mtu {mtu}"))?;
             }
             if !options.offload {
                 host.offload_off(device)?;
             }
-            host.ip(&format!("link set {device} up"))?;
+            host.ip(&format!("link set dev {device} up"))?;
         }
         Ok(())
     }
@@ -110,13 +120,13 @@ impl Lab {
     /// When it cannot be made.
     pub fn bridge(&self, host: &Host, name: &str, ports: &[&str], hub: bool) -> Result<()> {
         let ageing = if hub { "ageing_time 0 " } else { "" };
-        host.ip(&format!("link add {name} type bridge {ageing}mcast_snooping 0 stp_state 0 forward_delay 0"))?;
+        host.ip(&format!("link add name {name} type bridge {ageing}mcast_snooping 0 stp_state 0 forward_delay 0"))?;
         // The bridge's own stack is to say nothing.
         host.sysctl(&format!("net/ipv6/conf/{name}/disable_ipv6"), "1")?;
         for port in ports {
             host.plug(name, port)?;
         }
-        host.ip(&format!("link set {name} up"))
+        host.ip(&format!("link set dev {name} up"))
     }
 
     /// A tap that is a port of `bridge`: frames written to it enter the bridge as they are, tags and all, and
@@ -176,7 +186,7 @@ impl Drop for Lab {
 }
 
 /// Ends what runs in a namespace of a lab, and removes it. Errors leave something for the next sweep.
-fn remove(name: &str) {
+pub(crate) fn remove(name: &str) {
     let own = std::process::id().to_string();
     if let Ok(output) = run("ip", &["netns", "pids", name], DEFAULT_LIMIT) {
         for pid in output.stdout.split_whitespace().filter(|pid| **pid != own) {

@@ -201,6 +201,14 @@ impl Card {
         Ok(fired)
     }
 
+    /// Waits for an interrupt and does nothing about it: no cause is read, no line unmasked.
+    ///
+    /// # Errors
+    /// What `poll` says.
+    pub fn wait_interrupt(&mut self, timeout: Duration) -> Result<bool> {
+        self.wait(Instant::now() + timeout)
+    }
+
     /// What a VMM does when the guest touches the card after an INTx interrupt: unmask the line.
     pub(crate) fn touched(&mut self) -> Result<()> {
         if std::mem::take(&mut self.unmask_due) {

@@ -95,6 +95,10 @@ pub trait SoftGuest: Send {
     /// When the switch breaks the card's rules.
     fn in_flight(&mut self) -> Result<usize>;
 
+    /// Frames that were in the ring when a wait for an interrupt ran out: their interrupt was lost. A test
+    /// that waits should find 0 here at its end.
+    fn late_frames(&self) -> u64;
+
     /// Socket, memory and interrupts: counting messages, and misbehaving.
     fn card(&mut self) -> &mut Card;
 

@@ -14,6 +14,7 @@ use dataplane::{
 };
 use portgroups::{Policy, Security, VlanMode, VlanSet};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use teaming::{Choice, Placement, Receive};
 use vnic::device::{DeviceModel, Setup};
 use vnic::irq::Interrupts;
 use vnic::vfio_user::{Card, Progress, Server};
@@ -83,7 +84,7 @@ impl Rig {
             entries.push(PortEntry {
                 id: PortId(index as u16),
                 name: name.clone().into(),
-                role: Role::Vnic(VnicRole { policy, chosen_mac: None, uplink: None, has_uplinks: false }),
+                role: Role::Vnic(VnicRole { policy, chosen_mac: None, placement: no_uplinks(), has_uplinks: false }),
                 state: state.clone(),
                 counters: counters.clone(),
                 egress: model.egress(),
@@ -168,6 +169,11 @@ fn control_thread(servers: Arc<Mutex<Vec<Server>>>, stop: Arc<AtomicBool>) -> Jo
             }
         }
     })
+}
+
+/// A team without uplinks: the switch is all there is.
+fn no_uplinks() -> Placement {
+    Placement { send: Choice::None, receive: Receive { group: Arc::new([]), unicast: Arc::new([]) } }
 }
 
 /// A frame of `len` bytes (without FCS) with a number in it.

@@ -242,11 +242,6 @@ impl SoftVlance {
         Ok(())
     }
 
-    /// Frames that were in the ring when a wait for an interrupt ran out: the interrupt was lost.
-    pub fn late_frames(&self) -> u64 {
-        self.late
-    }
-
     /// "Missed frame" conditions the card reported.
     pub fn missed(&self) -> u64 {
         self.missed
@@ -326,6 +321,10 @@ impl SoftGuest for SoftVlance {
     fn in_flight(&mut self) -> Result<usize> {
         self.rings.reap()?;
         Ok(self.rings.in_flight())
+    }
+
+    fn late_frames(&self) -> u64 {
+        self.late
     }
 
     fn card(&mut self) -> &mut Card {

@@ -1,5 +1,7 @@
 //! Commands: starting, stopping, filters, interrupts, statistics.
 
+use std::time::Duration;
+
 use anyhow::{Result, ensure};
 use wire::Mac;
 
@@ -255,6 +257,15 @@ impl SoftVmxnet3 {
             self.card.touched()?;
         }
         Ok(())
+    }
+
+    /// Lets the card interrupt again, looks at no ring, and waits for it; true when it does in time.
+    ///
+    /// # Errors
+    /// When the guest's memory is gone.
+    pub fn unmask_and_wait(&mut self, timeout: Duration) -> Result<bool> {
+        self.enable_interrupts()?;
+        self.card.wait_interrupt(timeout)
     }
 
     /// Holds interrupts back.

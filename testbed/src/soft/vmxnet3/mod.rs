@@ -169,11 +169,6 @@ impl SoftVmxnet3 {
         Ok(())
     }
 
-    /// Frames that were in the ring when a wait for an interrupt ran out: the interrupt was lost.
-    pub fn late_frames(&self) -> u64 {
-        self.late
-    }
-
     /// Buffers the card passed over (its right, but worth seeing).
     pub fn skipped_buffers(&self) -> u64 {
         self.rx.iter().map(RxQueue::skipped).sum()
@@ -213,11 +208,8 @@ impl SoftGuest for SoftVmxnet3 {
             if let Some(frame) = self.pop()? {
                 return Ok(Some(frame));
             }
+            // Linux does not look at the ring again after this: the card must raise what waits unannounced.
             self.enable_interrupts()?;
-            // What came before the unmask may have raised nothing: look again, as NAPI does.
-            if let Some(frame) = self.pop()? {
-                return Ok(Some(frame));
-            }
             let fired = self.card.wait(deadline)?;
             if fired && self.card.kind() != InterruptKind::None {
                 self.on_interrupt()?;
@@ -244,6 +236,10 @@ impl SoftGuest for SoftVmxnet3 {
             left += queue.in_flight();
         }
         Ok(left)
+    }
+
+    fn late_frames(&self) -> u64 {
+        self.late
     }
 
     fn card(&mut self) -> &mut Card {
