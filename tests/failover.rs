@@ -45,7 +45,8 @@ impl Site {
     fn net(&self, uplinks: usize, driver: &str, detection: &str) -> Result<Net> {
         let mut tables = String::new();
         for n in 0..uplinks {
-            let _ = write!(tables, "[[uplink]]\nname = \"vmnic{n}\"\ndevice = \"eth{}\"\ndriver = \"{driver}\"\n", n + 1);
+            let _ =
+                write!(tables, "[[uplink]]\nname = \"vmnic{n}\"\ndevice = \"eth{}\"\ndriver = \"{driver}\"\n", n + 1);
         }
         let _ = write!(tables, "[team]\nfailure_detection = \"{detection}\"\n[beacon]\ninterval_ms = {BEACON_MS}\n");
         tables += &(portgroup("Plain", "0") + &vnic("web1", "Plain", "vmxnet3", 1));
@@ -72,7 +73,12 @@ struct Arrival {
 
 /// Sends a numbered frame each millisecond from the guest while `act` does something to the network;
 /// returns what reached the outside host and how many were sent.
-fn stream(guest: &mut SoftVmxnet3, outside: &Tap, length: Duration, act: impl FnOnce() -> Result<Instant>) -> Result<(Vec<Arrival>, u32, Instant)> {
+fn stream(
+    guest: &mut SoftVmxnet3,
+    outside: &Tap,
+    length: Duration,
+    act: impl FnOnce() -> Result<Instant>,
+) -> Result<(Vec<Arrival>, u32, Instant)> {
     let done = AtomicBool::new(false);
     let (mut arrivals, mut sent) = (Vec::new(), 0);
     let cut = std::thread::scope(|scope| -> Result<Instant> {
@@ -158,8 +164,10 @@ fn cuts_are_survived() -> Result<()> {
                     }
                     Ok(at)
                 })?;
-                let (silence, lost) = outage(&arrivals, sent, cut).with_context(|| format!("{uplinks} {driver} {what}: {}", net.switch.log()))?;
-                let _ = writeln!(table, "| {uplinks} | {driver} | {what} | {} | {lost} of {sent} |", silence.as_millis());
+                let (silence, lost) = outage(&arrivals, sent, cut)
+                    .with_context(|| format!("{uplinks} {driver} {what}: {}", net.switch.log()))?;
+                let _ =
+                    writeln!(table, "| {uplinks} | {driver} | {what} | {} | {lost} of {sent} |", silence.as_millis());
                 match what {
                     "cable" => site.physical.heal("p1")?,
                     _ => site.physical.plug("br0", "p1")?,
@@ -218,5 +226,48 @@ fn shotgun_sends_by_both_and_receives_once() -> Result<()> {
         ensure!(got == once && got.len() >= 10 && got.last() == Some(&(base + 19)), "side {side}: {got:?}");
     }
     drop(guest);
+    net.finish()
+}
+
+/// What beacons cost: 4 uplinks, 100 VLANs, one beacon a second on each. The figures are printed.
+#[test]
+fn what_beacons_cost() -> Result<()> {
+    const VLANS: u64 = 100;
+    const SECONDS: u64 = 10;
+    let _alone = alone();
+    let site = Site::build("cost", 4)?;
+    let mut tables = String::from("[team]\nfailure_detection = \"beacon\"\n");
+    for n in 0..4 {
+        let _ = write!(tables, "[[uplink]]\nname = \"vmnic{n}\"\ndevice = \"eth{}\"\ndriver = \"af_packet\"\n", n + 1);
+    }
+    for vlan in 1..=VLANS {
+        tables += &portgroup(&format!("v{vlan}"), &vlan.to_string());
+    }
+    tables += &vnic("web1", "v1", "vmxnet3", 1);
+    let net = Net::start(Some(site.machine.namespace()), "", &tables)?;
+    wait_beacons(&net, 4)?;
+    let look = || -> Result<(u64, u64, Duration)> {
+        let status = net.switch.show()?;
+        let ports = status["ports"].as_array().context("ports")?;
+        let sum = |field: &str| ports.iter().filter_map(|p| p["beacons"][field].as_u64()).sum::<u64>();
+        // User and system time in clock ticks of 10 ms: fields 14 and 15 of proc(5).
+        let stat = std::fs::read_to_string(format!("/proc/{}/stat", net.switch.pid()))?;
+        let fields: Vec<u64> =
+            stat.rsplit(')').next().unwrap_or_default().split(' ').filter_map(|f| f.parse().ok()).collect();
+        Ok((sum("sent"), sum("heard"), Duration::from_millis(10 * (fields[10] + fields[11]))))
+    };
+    let (sent, heard, cpu) = look()?;
+    std::thread::sleep(Duration::from_secs(SECONDS));
+    let (sent, heard, cpu) = {
+        let now = look()?;
+        (now.0 - sent, now.1 - heard, now.2 - cpu)
+    };
+    println!(
+        "4 uplinks x {VLANS} VLANs, interval 1 s: {} beacons/s sent, {} heard, {:.1} % of a CPU for the whole process",
+        sent / SECONDS,
+        heard / SECONDS,
+        100.0 * cpu.as_secs_f64() / SECONDS as f64
+    );
+    ensure!(sent >= 4 * VLANS * (SECONDS - 1) && heard >= 3 * sent * 9 / 10, "{sent} sent, {heard} heard");
     net.finish()
 }

@@ -134,3 +134,7 @@ impl Judgement {
         Reported { failed: self.finding.failed, alarm }
     }
 }
+
+#[cfg(test)]
+#[path = "judgement_tests.rs"]
+mod tests;

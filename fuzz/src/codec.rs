@@ -1,6 +1,6 @@
 //! What a client sends to the control socket, and what a switch answers to a client.
 
-use control::api::{Decoder, Refusal, Request, Response};
+use control::api::{Decoder, MAX_LINE, Refusal, Request, Response};
 
 use crate::Input;
 
@@ -16,9 +16,11 @@ fn decode(pieces: &[&[u8]]) -> Vec<Result<Request, Refusal>> {
 pub fn run(data: &[u8]) {
     let mut input = Input::new(data);
     let cuts = [input.u8(), input.u8(), input.u8(), input.u8()];
+    let text = input.rest();
     // A text repeated often enough passes every bound on a line's length.
-    let repeat = if cuts[0] == 0xff { 1 + usize::from(cuts[1]) * 8 } else { 1 };
-    let text = input.rest().repeat(repeat);
+    let most = (2 * MAX_LINE / text.len().max(1)).max(1);
+    let repeat = if cuts[0] == 0xff { 1 + usize::from(cuts[1]) * 16 } else { 1 };
+    let text = text.repeat(repeat.min(most));
     let whole = decode(&[&text]);
     let (mut pieces, mut rest) = (Vec::new(), &text[..]);
     for cut in cuts.iter().cycle().take(64) {

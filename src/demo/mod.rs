@@ -1,9 +1,9 @@
 //! `vswitch demo`: the switch at work with three real VMs and a physical network of namespaces.
 //!
 //! ```text
-//!   web1 (vmxnet3, VLAN 10) --+
-//!   old1 (vlance,  VLAN 10) --+-- vswitch --+-- vmnic0 == p1 --+-- physical switch --- outside host, VLAN 10
-//!   lab1 (vmxnet3, VLAN 20) --+             +-- vmnic1 == p2 --+                   \-- a flood of strangers
+//!   web1 (vmxnet3, VLAN 10) --+             +-- vmnic0 == p1 --+
+//!   old1 (vlance,  VLAN 10) --+-- vswitch --+-- vmnic1 == p2 --+-- physical switch --- outside host, VLAN 10
+//!   lab1 (vmxnet3, VLAN 20) --+             +-- vmnic2 == p3 --+                   \-- a flood of strangers
 //! ```
 //!
 //! Everything is made for the occasion and taken down at the end: the machine's own network is not

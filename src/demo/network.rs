@@ -24,6 +24,16 @@ device = "eth1"
 name = "vmnic1"
 device = "eth2"
 
+[[uplink]]
+name = "vmnic2"
+device = "eth3"
+
+[team]
+failure_detection = "beacon"
+
+[beacon]
+interval_ms = 200
+
 [[portgroup]]
 name = "Production"
 vlan = 10
@@ -65,16 +75,17 @@ pub(super) struct Network {
 
 impl Network {
     pub(super) fn build(stage: &Stage) -> Result<Network> {
-        stage.step("building a physical network out of namespaces: a switch, two cables, a host on VLAN 10");
+        stage.step("building a physical network out of namespaces: a switch, three cables, a host on VLAN 10");
         let lab = Lab::new("demo")?;
         let [machine, physical, outside] = [lab.host("host")?, lab.host("physical")?, lab.host("outside")?];
-        lab.veth((&machine, "eth1"), (&physical, "p1"), &VethOptions::default())?;
-        lab.veth((&machine, "eth2"), (&physical, "p2"), &VethOptions::default())?;
-        lab.bridge(&physical, "br0", &["p1", "p2"], false)?;
+        for (device, plug) in [("eth1", "p1"), ("eth2", "p2"), ("eth3", "p3")] {
+            lab.veth((&machine, device), (&physical, plug), &VethOptions::default())?;
+        }
+        lab.bridge(&physical, "br0", &["p1", "p2", "p3"], false)?;
         let shim = lab.vlan_shim((&outside, "eth0"), (&physical, "br0"), 10, 1500)?;
         outside.address("eth0", "10.0.0.100/24")?;
 
-        stage.step("starting the switch: VLAN 10 and VLAN 20, uplinks vmnic0 and vmnic1");
+        stage.step("starting the switch: VLAN 10 and VLAN 20, uplinks vmnic0 to vmnic2, beacons every 200 ms");
         let dir = tempfile::tempdir()?;
         let head = format!("[switch]\nname = \"vSwitch0\"\nsocket_dir = \"{}\"\n", dir.path().display());
         let program = std::env::current_exe().context("finding this program")?;

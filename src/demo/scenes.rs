@@ -3,6 +3,7 @@
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, bail, ensure};
+use control::api::LinkStatus;
 
 use super::network::Network;
 use super::stage::Stage;
@@ -23,7 +24,8 @@ pub(super) fn play(stage: &Stage, network: &mut Network) -> Result<()> {
     another_vlan(stage, network)?;
     bulk(stage, network)?;
     flood(stage, network)?;
-    cable(stage, network)
+    cable(stage, network)?;
+    upstream(stage, network)
 }
 
 fn one_vlan(stage: &Stage, network: &mut Network) -> Result<()> {
@@ -86,42 +88,102 @@ fn flood(stage: &Stage, network: &mut Network) -> Result<()> {
             std::thread::sleep(Duration::from_millis(1));
         }
     }
-    let wanted = 2 * u64::from(FLOOD);
+    let wanted = 3 * u64::from(FLOOD);
     let counted =
         stage.until(Duration::from_secs(5), || Ok(Some(drops(network)? - before).filter(|n| *n >= wanted)))?;
     match counted {
-        Some(n) => stage.shown(&format!("{n} frames dropped as no-match on two promiscuous uplinks; no VM saw them")),
+        Some(n) => stage.shown(&format!("{n} frames dropped as no-match on three promiscuous uplinks; no VM saw them")),
         None => bail!("only {} of {wanted} frames were counted as no-match", drops(network)? - before),
     }
     Ok(())
 }
 
-fn cable(stage: &Stage, network: &mut Network) -> Result<()> {
-    let first = network.port("web1")?.uplink.unwrap_or_default();
-    let plug = if first == "vmnic0" { "p1" } else { "p2" };
-    stage.step(&format!("web1 pings the outside host ten times a second by {first}; now its cable is pulled"));
-    let Some(web) = network.guests.get_mut(WEB) else { bail!("web1 was booted") };
-    let pings = web.start(&format!("ping -c 60 -i 0.1 -W 1 {OUTSIDE}"))?;
-    std::thread::sleep(Duration::from_secs(1));
-    let pulled = Instant::now();
-    network.physical.cut(plug)?;
-    let moved = stage.until(Duration::from_secs(5), || {
-        let now = network.port("web1")?.uplink;
-        Ok(now.filter(|u| *u != first))
-    })?;
-    let Some(second) = moved else { bail!("web1 stays on {first} whose cable is pulled") };
-    stage.shown(&format!("web1 moved to {second} within {} ms", pulled.elapsed().as_millis()));
-    std::thread::sleep(Duration::from_secs(2));
-    stage.step("the cable is plugged in again");
-    network.physical.heal(plug)?;
-    let back = stage.until(Duration::from_secs(10), || Ok(network.port("web1")?.uplink.filter(|u| *u == first)))?;
-    ensure!(back.is_some(), "web1 does not return to {first}");
-    stage.shown(&format!("web1 is back on {first} (failback)"));
+/// The uplink web1 sends by, and its plug on the physical switch.
+fn uplink_of_web(network: &Network) -> Result<(String, String)> {
+    let uplink = network.port("web1")?.uplink.unwrap_or_default();
+    let number: u32 = uplink.trim_start_matches("vmnic").parse().unwrap_or(0);
+    Ok((uplink, format!("p{}", number + 1)))
+}
+
+/// Waits until web1 sends by another uplink than `first` (`away`), or by that again; which, and how long after
+/// `since`.
+fn web_moves(
+    stage: &Stage,
+    network: &Network,
+    first: &str,
+    away: bool,
+    since: Instant,
+) -> Result<Option<(String, u128)>> {
+    let limit = Duration::from_secs(15);
+    let uplink = stage.until(limit, || Ok(network.port("web1")?.uplink.filter(|u| (u != first) == away)))?;
+    Ok(uplink.map(|u| (u, since.elapsed().as_millis())))
+}
+
+/// Ends web1's ping of `count` and expects at least `least` answers.
+fn ping_went_on(stage: &Stage, network: &mut Network, pings: testbed::qemu::Job, least: u32) -> Result<()> {
     let Some(web) = network.guests.get_mut(WEB) else { bail!("web1 was booted") };
     let text = web.wait(pings, Duration::from_secs(30))?.text;
     let summary = text.lines().find(|l| l.contains("packets transmitted")).unwrap_or_default();
     let received = summary.split(", ").nth(1).and_then(|p| p.split(' ').next()).and_then(|n| n.parse::<u32>().ok());
-    ensure!(received.is_some_and(|n| n >= 54), "the ping did not go on: {summary}");
+    ensure!(received.is_some_and(|n| n >= least), "the ping did not go on: {summary}");
     stage.shown(&format!("the ping went on: {summary}"));
+    Ok(())
+}
+
+fn start_ping(network: &mut Network, count: u32) -> Result<testbed::qemu::Job> {
+    let Some(web) = network.guests.get_mut(WEB) else { bail!("web1 was booted") };
+    let job = web.start(&format!("ping -c {count} -i 0.1 -W 1 {OUTSIDE}"))?;
+    std::thread::sleep(Duration::from_secs(1));
+    Ok(job)
+}
+
+fn cable(stage: &Stage, network: &mut Network) -> Result<()> {
+    let (first, plug) = uplink_of_web(network)?;
+    stage.step(&format!("web1 pings the outside host ten times a second by {first}; now its cable is pulled"));
+    let pings = start_ping(network, 50)?;
+    let since = Instant::now();
+    network.physical.cut(&plug)?;
+    let Some((second, ms)) = web_moves(stage, network, &first, true, since)? else {
+        bail!("web1 stays on {first} whose cable is pulled")
+    };
+    stage.shown(&format!("web1 moved to {second} within {ms} ms"));
+    std::thread::sleep(Duration::from_secs(1));
+    stage.step("the cable is plugged in again");
+    network.physical.heal(&plug)?;
+    let back = web_moves(stage, network, &first, false, Instant::now())?;
+    ensure!(back.is_some(), "web1 does not return to {first}");
+    stage.shown(&format!("web1 is back on {first} (failback)"));
+    ping_went_on(stage, network, pings, 44)
+}
+
+/// What link state cannot show: the path is cut behind the first switch port.
+fn upstream(stage: &Stage, network: &mut Network) -> Result<()> {
+    // After the cable's return its beacons must be heard again before they can be missed.
+    let sound = |n: &Network| Ok(n.status()?.team.uplinks.iter().all(|u| u.beacon.to_string() == "ok").then_some(()));
+    ensure!(
+        stage.until(Duration::from_secs(10), || sound(network))?.is_some(),
+        "beacons are not heard on every uplink"
+    );
+    let (first, plug) = uplink_of_web(network)?;
+    stage.step(&format!("the path behind {first}'s switch port is cut; its link stays up, only beacons can tell"));
+    let pings = start_ping(network, 60)?;
+    let since = Instant::now();
+    network.physical.unplug(&plug)?;
+    let Some((second, ms)) = web_moves(stage, network, &first, true, since)? else {
+        bail!("web1 stays on {first} whose path is cut")
+    };
+    let links_up = network.status()?.team.uplinks.iter().all(|u| u.link == LinkStatus::Up);
+    ensure!(links_up, "a link is down, and beacons were not needed");
+    stage.shown(&format!("beacons found it: web1 moved to {second} after {ms} ms, while every link is up"));
+    std::thread::sleep(Duration::from_secs(1));
+    stage.step("the path is healed");
+    network.physical.plug("br0", &plug)?;
+    let back = web_moves(stage, network, &first, false, Instant::now())?;
+    ensure!(back.is_some(), "web1 does not return to {first}");
+    stage.shown(&format!("web1 is back on {first}"));
+    ping_went_on(stage, network, pings, 40)?;
+    for event in network.status()?.events.iter().rev().take(6).rev() {
+        stage.shown(&format!("event at {:.1} s: {} ({})", event.at_seconds, event.id, event.text));
+    }
     Ok(())
 }
