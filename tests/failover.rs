@@ -148,7 +148,7 @@ fn cuts_are_survived() -> Result<()> {
         "| uplinks | driver | cut | silence, ms | frames lost of those sent each 1 ms |\n|---|---|---|---|---|\n",
     );
     for uplinks in 2..=4 {
-        for driver in ["af_packet"] {
+        for driver in ["af_packet", "af_xdp"] {
             let site = Site::build("cuts", uplinks)?;
             let net = site.net(uplinks, driver, "beacon")?;
             let mut guest = SoftVmxnet3::connect(&net.switch.socket("web1"), Vmxnet3Options::default())?;
@@ -252,9 +252,9 @@ fn what_beacons_cost() -> Result<()> {
         let sum = |field: &str| ports.iter().filter_map(|p| p["beacons"][field].as_u64()).sum::<u64>();
         // User and system time in clock ticks of 10 ms: fields 14 and 15 of proc(5).
         let stat = std::fs::read_to_string(format!("/proc/{}/stat", net.switch.pid()))?;
-        let fields: Vec<u64> =
+        let fields: Vec<i64> =
             stat.rsplit(')').next().unwrap_or_default().split(' ').filter_map(|f| f.parse().ok()).collect();
-        Ok((sum("sent"), sum("heard"), Duration::from_millis(10 * (fields[10] + fields[11]))))
+        Ok((sum("sent"), sum("heard"), Duration::from_millis(10 * (fields[10] + fields[11]) as u64)))
     };
     let (sent, heard, cpu) = look()?;
     std::thread::sleep(Duration::from_secs(SECONDS));

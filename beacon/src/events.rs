@@ -19,7 +19,7 @@ pub struct Event {
     pub vlan: Option<u16>,
 }
 
-/// The kinds of change. Each has a name that stays ([`EventKind::id`]).
+/// The kinds of change. Each has a name that stays ([`Event::id`]).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum EventKind {
     /// An uplink is failed, on every VLAN (`Event::vlan` is `None`) or on one.
@@ -94,7 +94,10 @@ impl Event {
 /// The changes between two reports, ends before beginnings. `healthy` are the uplinks that are fine now, `name`
 /// gives the id and side of the one at a place.
 pub(crate) fn changes(
-    before: Reported, after: Reported, healthy: u64, name: impl Fn(usize) -> (u16, Side),
+    before: Reported,
+    after: Reported,
+    healthy: u64,
+    name: impl Fn(usize) -> (u16, Side),
 ) -> Vec<EventKind> {
     let mut kinds = Vec::new();
     if before.alarm != after.alarm {

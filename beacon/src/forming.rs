@@ -62,8 +62,8 @@ impl Prober {
         self.tell(&team.overall, before, after, &team.members, None, now);
     }
 
-    /// Tells what differs on one VLAN from what holds for all. Beacons of VLANs do not leave at once, so a cut shows on some
-    /// before it shows on all: what is told waits for one round.
+    /// Tells what differs on one VLAN from what holds for all. Beacons of VLANs do not leave at once, so a cut shows
+    /// on some before it shows on all: what is told waits for one round.
     fn report_vlan(&mut self, team: &mut Team, at: usize, t: Duration, now: Duration) {
         let (overall, judgement) = (&team.overall, &mut team.vlans[at]);
         let all = overall.reportable(self.config.shotgun);
@@ -83,7 +83,13 @@ impl Prober {
     }
 
     fn tell(
-        &mut self, judgement: &Judgement, before: Reported, after: Reported, team: &[u16], vlan: Option<u16>, now: Duration,
+        &mut self,
+        judgement: &Judgement,
+        before: Reported,
+        after: Reported,
+        team: &[u16],
+        vlan: Option<u16>,
+        now: Duration,
     ) {
         let healthy = match judgement.finding.outcome {
             Outcome::Whole | Outcome::Split => judgement.finding.top,
@@ -96,9 +102,9 @@ impl Prober {
         }
     }
 
-    /// What holds for the uplinks `members` of a team, on one VLAN (VST; 0 for untagged) or overall (`None`: guests tag), as
-    /// of the last call of [`Prober::poll`] or a change. A VLAN that is not probed, or not for long enough, has the
-    /// overall verdict. For members that are no team of [`Prober::set_teams`] the rules speak without memory.
+    /// What holds for the uplinks `members` of a team, on one VLAN (VST; 0 for untagged) or overall (`None`: guests
+    /// tag), as of the last call of [`Prober::poll`] or a change. A VLAN that is not probed, or not for long enough,
+    /// has the overall verdict. For members that are no team of [`Prober::set_teams`] the rules speak without memory.
     pub fn verdict(&self, members: &[u16], vlan: Option<u16>) -> Verdict {
         let normal = normal(members);
         let place = vlan.and_then(|vlan| self.vlan_place(vlan));

@@ -4,7 +4,8 @@ use std::time::Duration;
 
 use crate::{BEACON_LEN, Config, Key, Prober, Received, SwitchId, Uplink, decode, encode};
 
-/// Runs one input. The first four bytes choose: whether a true beacon is damaged or raw bytes are sent, uplink, VLAN, position.
+/// Runs one input. The first four bytes choose: whether a true beacon is damaged or raw bytes are sent, uplink, VLAN,
+/// position.
 ///
 /// # Panics
 /// When anything but a beacon that we sent is taken for one, or changes more than counters.

@@ -47,7 +47,8 @@ impl Graph {
     fn mutual(&self) -> Graph {
         let mut mutual = Graph::default();
         for (to, row) in self.0.iter().enumerate() {
-            mutual.0[to] = bits(*row).filter(|from| *from != to && self.0[*from] & 1 << to != 0).fold(0, |m, b| m | 1 << b);
+            mutual.0[to] =
+                bits(*row).filter(|from| *from != to && self.0[*from] & 1 << to != 0).fold(0, |m, b| m | 1 << b);
         }
         mutual
     }

@@ -94,7 +94,8 @@ impl Judgement {
     fn ready(&mut self, target: &Finding, view: &View, t: Duration, timing: &Timing) -> bool {
         let waited = t.saturating_sub(*self.since.get_or_insert(t));
         let alarm = |finding: &Finding| matches!(finding.outcome, Outcome::Tie | Outcome::Filtered);
-        let worse = target.failed & !self.finding.failed != 0 || alarm(target) && target.outcome != self.finding.outcome;
+        let worse =
+            target.failed & !self.finding.failed != 0 || alarm(target) && target.outcome != self.finding.outcome;
         // Edges cut at once die within one interval of each other, and those of a healed path are born within
         // one. Half a picture would fail the wrong ones.
         let complete = || {

@@ -23,6 +23,9 @@ impl Dice {
     }
 }
 
+/// Uplink, VLAN, time, bytes.
+pub(crate) type Captured = (u16, u16, Duration, Vec<u8>);
+
 /// Where an uplink's cable ends.
 #[derive(Clone, Debug)]
 pub(crate) struct Port {
@@ -49,8 +52,8 @@ pub(crate) struct Lab {
     pub(crate) delay: Duration,
     pub(crate) events: Vec<Event>,
     pub(crate) dice: Dice,
-    /// Every frame sent, if asked for: uplink, VLAN, time, bytes.
-    pub(crate) captured: Option<Vec<(u16, u16, Duration, Vec<u8>)>>,
+    /// Every frame sent, if asked for.
+    pub(crate) captured: Option<Vec<Captured>>,
     lost: BTreeMap<(u16, u16, u16), u32>,
     flying: BTreeMap<(Duration, u64), (u16, u16, Vec<u8>)>,
     count: u64,

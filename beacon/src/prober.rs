@@ -121,13 +121,14 @@ impl Prober {
         self.form(now);
     }
 
-    /// When [`Prober::poll`] is due next, by the caller's clock; `None` while no uplink has link. Ask anew after every call
-    /// that changes anything.
+    /// When [`Prober::poll`] is due next, by the caller's clock; `None` while no uplink has link. Ask anew after
+    /// every call that changes anything.
     pub fn next_due(&self) -> Option<Duration> {
         self.state.uplinks.iter().any(|uplink| uplink.up).then(|| self.state.clock.next(&self.timing))
     }
 
-    /// Sends what is due, by giving it to `send`, and forms verdicts anew. A call before [`Prober::next_due`] does nothing.
+    /// Sends what is due, by giving it to `send`, and forms verdicts anew. A call before [`Prober::next_due`] does
+    /// nothing.
     pub fn poll(&mut self, now: Duration, send: &mut impl FnMut(Send<'_>)) {
         let t = self.state.clock.settle(now, &self.timing);
         let mut left = self.config.max_per_poll;
@@ -168,8 +169,8 @@ impl Prober {
         true
     }
 
-    /// Takes an untagged frame with the beacons' EtherType that came in by `uplink` on `vlan` (0: it had no tag). Anything
-    /// but [`Received::Counted`] changes counters and nothing else.
+    /// Takes an untagged frame with the beacons' EtherType that came in by `uplink` on `vlan` (0: it had no tag).
+    /// Anything but [`Received::Counted`] changes counters and nothing else.
     pub fn receive(&mut self, uplink: u16, vlan: u16, frame: &[u8], now: Duration) -> Received {
         let t = self.state.clock.read(now, &self.timing);
         let to = self.place(uplink);
@@ -202,8 +203,8 @@ impl Prober {
         if !sender.up || !receiver.up {
             return Received::Unprobed;
         }
-        // Sent since both have link, and no longer ago than a path may be silent: what was caught earlier, on a path that is
-        // dead by now, must not revive it.
+        // Sent since both have link, and no longer ago than a path may be silent: what was caught earlier, on a path
+        // that is dead by now, must not revive it.
         let oldest = sender.born.max(receiver.born).max(t.saturating_sub(self.timing.window));
         let edge = self.state.vlans[place].heard.edge_mut(from, to);
         let fresh = (micros(oldest).max(edge.awaited)..=micros(t)).contains(&beacon.sequence);

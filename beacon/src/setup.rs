@@ -71,8 +71,8 @@ impl Prober {
         Ok(())
     }
 
-    /// The teams that get verdicts with memory and events, each by the ids of its uplinks, active and standby. Teams of the
-    /// same uplinks are one.
+    /// The teams that get verdicts with memory and events, each by the ids of its uplinks, active and standby. Teams
+    /// of the same uplinks are one.
     pub fn set_teams(&mut self, teams: &[Vec<u16>], now: Duration) {
         let mut old = std::mem::take(&mut self.state.teams);
         for members in teams {
@@ -81,16 +81,17 @@ impl Prober {
                 continue;
             }
             let kept = old.iter().position(|team| team.members == members).map(|at| old.swap_remove(at));
-            let fresh = || Team { vlans: vec![Judgement::default(); self.state.vlans.len()], members, ..Team::default() };
+            let fresh =
+                || Team { vlans: vec![Judgement::default(); self.state.vlans.len()], members, ..Team::default() };
             let team = kept.unwrap_or_else(fresh);
             self.state.teams.push(team);
         }
         self.form(now);
     }
 
-    /// The VLANs to probe: those in use, 0 for untagged. At most [`Config::max_vlans`] are: the first ones, in the order
-    /// given, so name the ones that matter first. Those left out, and numbers that are no VLAN, are returned; for them the
-    /// overall verdict stands in. An empty list probes untagged.
+    /// The VLANs to probe: those in use, 0 for untagged. At most [`Config::max_vlans`] are: the first ones, in the
+    /// order given, so name the ones that matter first. Those left out, and numbers that are no VLAN, are returned;
+    /// for them the overall verdict stands in. An empty list probes untagged.
     pub fn set_vlans(&mut self, vlans: &[u16], now: Duration) -> Vec<u16> {
         let t = self.state.clock.read(now, &self.timing);
         let mut probed = Vec::new();

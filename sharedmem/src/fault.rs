@@ -53,6 +53,11 @@ impl Guard {
         Guard(None)
     }
 
+    /// For memory no peer can take away.
+    pub(crate) fn none() -> Guard {
+        Guard(None)
+    }
+
     pub(crate) fn faulted(&self) -> bool {
         self.0.is_some_and(|i| TABLE[i].faulted.load(Ordering::Relaxed) != 0)
     }

@@ -1,5 +1,6 @@
 //! One mapping of one file descriptor.
 
+use std::any::Any;
 use std::io;
 use std::os::fd::BorrowedFd;
 use std::ptr::NonNull;
@@ -9,13 +10,15 @@ use rustix::mm::{MapFlags, ProtFlags, mmap, munmap};
 
 use crate::{Slice, fault};
 
-/// A shared mapping of part of a file, unmapped on drop.
+/// A shared mapping of part of a file, unmapped on drop; or memory that a library mapped, held until drop.
 #[derive(Debug)]
 pub struct Region {
     base: NonNull<u8>,
     len: usize,
     writable: bool,
     guard: fault::Guard,
+    /// Who unmaps the memory, when it is not ours.
+    owner: Option<Box<dyn Any + Send + Sync>>,
 }
 
 // SAFETY: a Region is an address range that stays mapped until drop; all access to it goes through
@@ -57,7 +60,18 @@ impl Region {
         let base = unsafe { mmap(std::ptr::null_mut(), len, prot, MapFlags::SHARED, fd, offset)? };
         let base = NonNull::new(base.cast::<u8>()).ok_or(io::ErrorKind::OutOfMemory)?;
         let guard = fault::Guard::new(base.as_ptr() as usize, len, writable);
-        Ok(Arc::new(Region { base, len, writable, guard }))
+        Ok(Arc::new(Region { base, len, writable, guard, owner: None }))
+    }
+
+    /// Takes in `len` bytes at `base` that `owner` mapped (a UMEM that belongs to a library), readable and writable.
+    /// The region keeps `owner` and unmaps nothing itself. The memory is not guarded against a shrinking file
+    /// (see [`crate::fault`]): it must be anonymous.
+    ///
+    /// # Safety
+    /// `base..base + len` must be an anonymous mapping that stays as it is until `owner` is dropped, made outside
+    /// Rust's allocator, and no reference to any of its bytes may exist while a window onto those bytes is used.
+    pub unsafe fn adopt(base: NonNull<u8>, len: usize, owner: Box<dyn Any + Send + Sync>) -> Arc<Region> {
+        Arc::new(Region { base, len, writable: true, guard: fault::Guard::none(), owner: Some(owner) })
     }
 
     /// Length in bytes.
@@ -99,6 +113,9 @@ impl Region {
 impl Drop for Region {
     fn drop(&mut self) {
         self.guard.forget();
+        if self.owner.is_some() {
+            return;
+        }
         // SAFETY: base and len are the mapping made in `map`; no Slice or Ring outlives self. An
         // error is impossible for a valid range and would only leak it.
         let _ = unsafe { munmap(self.base.as_ptr().cast(), self.len) };

@@ -1,18 +1,19 @@
 //! Uplinks: ports of the switch that are Linux network interfaces.
 //!
-//! A frame from the wire is written by the kernel into a slot of the receive ring; a worker finds the slot
-//! full, hands the data path a window onto it, and gives the slot back when the copies are made. A frame to
-//! the wire is copied into a slot of the transmit ring, and one `send` per burst tells the kernel to look.
+//! A frame from the wire is written by the kernel into memory that this process shares with it; a worker finds
+//! it there, hands the data path a window onto it, and gives the memory back when the copies are made. A frame to
+//! the wire is copied into such memory, and one call per burst tells the kernel to look. Two drivers do this:
+//! `af_packet` on any interface, and `af_xdp`, past the kernel's network stack, where the interface allows it.
 //!
 //! ```text
-//!  NIC --> kernel --> RX ring slot --Ingress::poll--> Burst --> (data path) --> other ports
-//!                     [hdr|vnet|frame]                  window onto the slot; free after forward()
+//!  NIC --> kernel --> [hdr|vnet|frame] AF_PACKET slot --Ingress::poll--> Burst --> (data path) --> other ports
+//!      \-> XDP program --> [frame] AF_XDP chunk ------/    windows onto slot or chunk; free after forward()
 //!
-//!  other ports --> (data path) --Egress::deliver--> TX ring slot --send()--> kernel --> NIC
-//!                                reserve (locked), copy, publish     finishes checksums, cuts segments
+//!  other ports --> (data path) --Egress::deliver--> TX slot  --send()--> kernel finishes checksums, cuts segments
+//!                  reserve (locked), copy, publish  TX chunk --send() if it wants to be told--> NIC
 //!
 //!  netlink --> LinkMonitor --LinkEvent--> Uplink::handle --> PortState (connected, link)
-//!  (control thread)                                     \--> new rings swapped in, old ones dropped after Grace
+//!  (control thread)                                     \--> a new Life swapped in, the old one dropped after Grace
 //! ```
 //!
 //! The control thread owns [`Uplink`] and [`netlink::LinkMonitor`]; workers own what [`Uplink::ingress`] and
@@ -21,11 +22,17 @@
 //!
 //! # Unsafe
 //!
-//! Only system calls that `rustix` has no safe wrapper for (`af_packet/socket.rs`): options and addresses of
-//! packet sockets. Ring memory is reached through `sharedmem` alone.
+//! System calls that `rustix` has no safe wrapper for: options and addresses of packet sockets
+//! (`af_packet/socket.rs`), bpf(2) (`af_xdp/bpf.rs`), the ethtool ioctl (`ethtool.rs`); and the calls of `xsk-rs`
+//! (`af_xdp/{queue,rx,tx}.rs`), which move descriptors of memory. Ring and frame memory is reached through
+//! `sharedmem` and `xsk-rs` alone.
 #![deny(unsafe_op_in_unsafe_fn)]
 
 mod af_packet;
+mod af_xdp;
+mod driver;
+mod ethtool;
+mod life;
 pub mod netlink;
 mod port;
 
@@ -34,4 +41,6 @@ mod port;
 mod lab;
 
 pub use af_packet::{RX_SLOTS, TX_SLOTS};
+pub use af_xdp::{XDP_RX_FRAMES, XDP_TX_FRAMES};
+pub use driver::Driver;
 pub use port::{OpenError, Uplink, UplinkStats};

@@ -7,7 +7,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use arc_swap::ArcSwapOption;
 use dataplane::{Egress, Grace, Ingress, PortState};
 
-use crate::af_packet::{Counts, Receiver, Rings, Shared, Transmitter};
+use crate::driver::{self, Driver};
+use crate::life::{Backend, Counts, Life, Receiver, Shared, Transmitter};
 use crate::netlink::{self, LinkEvent};
 
 /// Why an uplink could not be opened: one sentence, with the mend where there is one.
@@ -33,6 +34,14 @@ pub enum OpenError {
         /// The interface.
         device: String,
     },
+    /// The interface takes no AF_XDP sockets, which were asked for by name.
+    #[error("network interface \"{device}\" takes no AF_XDP socket: {reason}; use driver = \"auto\" or \"af_packet\"")]
+    NoXdp {
+        /// The interface.
+        device: String,
+        /// Why not.
+        reason: String,
+    },
     /// Something else.
     #[error("cannot open network interface \"{device}\": {error}")]
     System {
@@ -44,7 +53,7 @@ pub enum OpenError {
 }
 
 impl OpenError {
-    fn new(device: &str, error: io::Error) -> OpenError {
+    pub(crate) fn new(device: &str, error: io::Error) -> OpenError {
         let device = device.to_owned();
         match error.kind() {
             io::ErrorKind::NotFound => OpenError::NoInterface { device },
@@ -59,9 +68,10 @@ impl OpenError {
 /// What happened at an uplink outside the port counters, since it was opened.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct UplinkStats {
-    /// Frames the kernel put into the receive ring.
+    /// Frames the kernel put into the receive ring (AF_PACKET), or a worker took from the rings (AF_XDP).
     pub rx_frames: u64,
-    /// Frames the kernel dropped because the receive ring was full. The switch never saw them.
+    /// Frames the kernel dropped because the receive ring was full (AF_XDP: or the frame too long for its chunk).
+    /// The switch never saw them.
     pub rx_kernel_drops: u64,
     /// Times the kernel left frames in the transmit ring because the device was full or down.
     pub tx_busy: u64,
@@ -77,10 +87,16 @@ pub struct UplinkStats {
 pub struct Uplink {
     name: String,
     device: String,
+    driver: Driver,
     mtu: u16,
     grace: Grace,
     shared: Arc<Shared>,
-    queue_given: bool,
+    /// The driver and rung of the life the interface has now, or had last.
+    used: &'static str,
+    rung: String,
+    /// Queues towards the switch, as many as the interface had when the uplink was opened.
+    lanes: usize,
+    queues_given: bool,
     rx_frames: AtomicU64,
     rx_kernel_drops: AtomicU64,
     tx_stale: u64,
@@ -88,20 +104,39 @@ pub struct Uplink {
 }
 
 impl Uplink {
-    /// Opens the interface `device` as uplink `name` of a switch whose payload size is `mtu` bytes. An interface
-    /// that is down is set up, as ESX does with its NICs. `state` says from now on whether the interface exists
-    /// (connected) and carries frames (link).
+    /// As [`Uplink::open_with`], by AF_PACKET.
     ///
     /// # Errors
     /// [`OpenError`], one sentence.
     pub fn open(name: &str, device: &str, state: Arc<PortState>, grace: Grace, mtu: u16) -> Result<Uplink, OpenError> {
+        Uplink::open_with(name, device, Driver::AfPacket, state, grace, mtu)
+    }
+
+    /// Opens the interface `device` as uplink `name` of a switch whose payload size is `mtu` bytes, by `driver`. An
+    /// interface that is down is set up, as ESX does with its NICs. `state` says from now on whether the interface
+    /// exists (connected) and carries frames (link).
+    ///
+    /// # Errors
+    /// [`OpenError`], one sentence.
+    pub fn open_with(
+        name: &str,
+        device: &str,
+        driver: Driver,
+        state: Arc<PortState>,
+        grace: Grace,
+        mtu: u16,
+    ) -> Result<Uplink, OpenError> {
         let mut uplink = Uplink {
             name: name.to_owned(),
             device: device.to_owned(),
+            driver,
             mtu,
             grace,
-            shared: Arc::new(Shared { rings: ArcSwapOption::empty(), state, counts: Counts::default() }),
-            queue_given: false,
+            shared: Arc::new(Shared { life: ArcSwapOption::empty(), state, counts: Counts::default() }),
+            used: "af_packet",
+            rung: String::new(),
+            lanes: 1,
+            queues_given: false,
             rx_frames: AtomicU64::new(0),
             rx_kernel_drops: AtomicU64::new(0),
             tx_stale: 0,
@@ -110,6 +145,7 @@ impl Uplink {
         uplink.shared.state.set_connected(false);
         uplink.shared.state.set_link_up(false);
         uplink.start()?;
+        uplink.lanes = uplink.shared.life.load().as_ref().map_or(1, |life| life.queues().max(1));
         Ok(uplink)
     }
 
@@ -123,18 +159,26 @@ impl Uplink {
         &self.device
     }
 
-    /// The driver that moves the frames.
+    /// The driver that moves the frames: `af_packet` or `af_xdp`. It may be another one when the interface has
+    /// been away.
     pub fn driver(&self) -> &'static str {
-        "af_packet"
+        self.used
     }
 
-    /// The queue towards the switch, for one worker; it stays valid while the interface comes and goes. There is
-    /// one: a second call gives none.
+    /// How that driver runs, and why it is no better one: `copy: zero-copy refused: Operation not supported`.
+    pub fn rung(&self) -> &str {
+        &self.rung
+    }
+
+    /// The queues towards the switch, one for each receive queue that the interface had when the uplink was opened;
+    /// each may be polled by another worker. They stay valid while the interface comes and goes, and share its queues
+    /// if it then has more. A second call gives none.
     pub fn ingress(&mut self) -> Vec<Box<dyn Ingress>> {
-        if std::mem::replace(&mut self.queue_given, true) {
+        if std::mem::replace(&mut self.queues_given, true) {
             return Vec::new();
         }
-        vec![Box::new(Receiver::new(self.shared.clone()))]
+        let queue = |lane| Box::new(Receiver::new(self.shared.clone(), lane, self.lanes)) as Box<dyn Ingress>;
+        (0..self.lanes).map(queue).collect()
     }
 
     /// The way out; any number of times.
@@ -144,8 +188,8 @@ impl Uplink {
 
     /// Takes note of a change of some interface. Events of others are ignored.
     pub fn handle(&mut self, event: &LinkEvent) {
-        let current = self.shared.rings.load_full();
-        let ours = current.as_ref().is_some_and(|rings| rings.index == event.index);
+        let current = self.shared.life.load_full();
+        let ours = current.as_ref().is_some_and(|life| life.index == event.index);
         if event.name != self.device {
             if ours && event.exists {
                 tracing::warn!("uplink {}: {} is now called {}", self.name, self.device, event.name);
@@ -153,25 +197,29 @@ impl Uplink {
             }
             return;
         }
-        match (ours, event.exists) {
-            (true, true) => self.changed(event, current.as_deref()),
-            (true, false) => self.stop(),
-            (false, true) if self.is_current(current.as_deref()) => {}
-            (false, true) => self.restart(),
+        match (current, event.exists) {
+            (Some(life), true) if ours => self.changed(event, life),
+            (Some(_), false) if ours => self.stop(),
+            (Some(life), true) if self.is_current(&life) => {}
+            (life, true) => {
+                // Held on to, they would be in the way of the new ones.
+                drop(life);
+                self.restart();
+            }
             // One that was replaced already.
-            (false, false) => {}
+            (_, false) => {}
         }
     }
 
-    /// True when `rings` belong to the interface that now has our name: the event was an old one.
-    fn is_current(&self, rings: Option<&Rings>) -> bool {
-        rings.is_some_and(|rings| netlink::query(&self.device).is_ok_and(|link| link.index == rings.index))
+    /// True when `life` belongs to the interface that now has our name: the event was an old one.
+    fn is_current(&self, life: &Life) -> bool {
+        netlink::query(&self.device).is_ok_and(|link| link.index == life.index)
     }
 
     /// What happened so far.
     pub fn stats(&self) -> UplinkStats {
-        if let Some(rings) = self.shared.rings.load_full() {
-            self.collect(&rings);
+        if let Some(life) = self.shared.life.load_full() {
+            self.collect(&life);
         }
         let counts = &self.shared.counts;
         UplinkStats {
@@ -185,18 +233,21 @@ impl Uplink {
     }
 
     /// The kernel counts from the last time it was asked.
-    fn collect(&self, rings: &Rings) {
-        let (frames, drops) = rings.take_statistics();
-        self.rx_frames.fetch_add(frames, Ordering::Relaxed);
-        self.rx_kernel_drops.fetch_add(drops, Ordering::Relaxed);
+    fn collect(&self, life: &Life) {
+        let taken = life.take_statistics();
+        self.rx_frames.fetch_add(taken.rx_frames, Ordering::Relaxed);
+        self.rx_kernel_drops.fetch_add(taken.rx_drops, Ordering::Relaxed);
+        self.shared.counts.tx_refused.fetch_add(taken.tx_refused, Ordering::Relaxed);
     }
 
-    fn changed(&mut self, event: &LinkEvent, rings: Option<&Rings>) {
-        let Some(rings) = rings else { return };
-        rings.set_mtu(event.mtu);
+    fn changed(&mut self, event: &LinkEvent, life: Arc<Life>) {
+        life.set_mtu(event.mtu);
         let was_up = self.shared.state.link_up();
-        if event.up && !was_up && rings.waiting() > 0 {
-            // Frames from before the cut: sent now, they would tell switches where stations were then.
+        // Frames from before the cut: sent now, they would tell switches where stations were then.
+        let stale = event.up && !was_up && life.waiting() > 0;
+        if stale || life.outgrown(event.mtu) {
+            // Held on to, they would be in the way of the new ones.
+            drop(life);
             return self.restart();
         }
         self.shared.state.set_link_up(event.up);
@@ -226,7 +277,10 @@ impl Uplink {
                 self.mtu
             );
         }
-        let rings = Rings::open(&link).map_err(failed)?;
+        let opened = driver::open(&link, self.driver)?;
+        for warning in &opened.warnings {
+            tracing::warn!("uplink {}: {}: {warning}", self.name, self.device);
+        }
         if !link.admin_up {
             match netlink::set_up(link.index) {
                 Ok(()) => link = netlink::query(&self.device).map_err(failed)?,
@@ -236,7 +290,12 @@ impl Uplink {
             }
         }
         self.opened += 1;
-        self.shared.rings.store(Some(rings));
+        self.used = match opened.life.backend {
+            Backend::Packet(_) => "af_packet",
+            Backend::Xdp(_) => "af_xdp",
+        };
+        self.rung = opened.rung;
+        self.shared.life.store(Some(opened.life));
         self.shared.state.set_connected(true);
         self.shared.state.set_link_up(link.up);
         Ok(())
@@ -246,7 +305,7 @@ impl Uplink {
     fn stop(&mut self) {
         self.shared.state.set_connected(false);
         self.shared.state.set_link_up(false);
-        if let Some(old) = self.shared.rings.swap(None) {
+        if let Some(old) = self.shared.life.swap(None) {
             self.grace.wait();
             self.collect(&old);
             self.tx_stale += old.waiting();

@@ -7,15 +7,23 @@ use std::sync::Arc;
 use dataplane::{DropReason, Egress, Grace, PortState, Tally};
 use lab::{Collect, Netns, PLAIN, Tap, all, frame, ip, poll_for, poll_nothing, wait, with_burst};
 use uplink::netlink::LinkMonitor;
-use uplink::{OpenError, Uplink};
+use uplink::{Driver, OpenError, Uplink};
 
-fn open(device: &str) -> Result<(Uplink, Arc<PortState>), OpenError> {
-    let state = Arc::new(PortState::new());
-    Uplink::open("vmnic0", device, state.clone(), Grace::new(0), 1500).map(|uplink| (uplink, state))
+/// Runs `body` once for each driver, in a namespace of its own.
+fn with_each_driver(body: impl Fn(Driver) + Sync) {
+    for driver in [Driver::AfPacket, Driver::AfXdp] {
+        println!("{driver:?}");
+        Netns::new().run(|| body(driver));
+    }
 }
 
-fn refusal(device: &str) -> OpenError {
-    match open(device) {
+fn open(device: &str, driver: Driver) -> Result<(Uplink, Arc<PortState>), OpenError> {
+    let state = Arc::new(PortState::new());
+    Uplink::open_with("vmnic0", device, driver, state.clone(), Grace::new(0), 1500).map(|uplink| (uplink, state))
+}
+
+fn refusal(device: &str, driver: Driver) -> OpenError {
+    match open(device, driver) {
         Ok(_) => panic!("{device} was opened"),
         Err(error) => error,
     }
@@ -37,13 +45,13 @@ fn follow(monitor: &mut LinkMonitor, uplink: &mut Uplink, state: &PortState, con
 
 #[test]
 fn refusals_are_one_clear_sentence() {
-    Netns::new().run(|| {
-        let error = refusal("eth77");
+    with_each_driver(|driver| {
+        let error = refusal("eth77", driver);
         assert!(matches!(&error, OpenError::NoInterface { device } if device == "eth77"), "{error}");
         assert!(error.to_string().contains("no network interface \"eth77\""));
-        let error = refusal("lo");
+        let error = refusal("lo", driver);
         assert!(matches!(error, OpenError::NotEthernet { .. }), "{error}");
-        let error = refusal("a-name-longer-than-any-interface");
+        let error = refusal("a-name-longer-than-any-interface", driver);
         assert!(!error.to_string().contains('\n'), "{error}");
         let _tap = Tap::new("tap0");
         let none = rustix::thread::CapabilitySet::empty();
@@ -51,7 +59,7 @@ fn refusals_are_one_clear_sentence() {
         let error = std::thread::scope(|scope| {
             let unprivileged = scope.spawn(|| {
                 rustix::thread::set_capabilities(None, sets).expect("to give capabilities up");
-                refusal("tap0")
+                refusal("tap0", driver)
             });
             unprivileged.join().unwrap()
         });
@@ -62,11 +70,11 @@ fn refusals_are_one_clear_sentence() {
 
 #[test]
 fn an_interface_that_is_down_is_set_up() {
-    Netns::new().run(|| {
+    with_each_driver(|driver| {
         let _tap = Tap::new("tap0");
         ip("link set tap0 down");
         let mut monitor = LinkMonitor::open().unwrap();
-        let (mut uplink, state) = open("tap0").unwrap();
+        let (mut uplink, state) = open("tap0", driver).unwrap();
         assert!(uplink::netlink::query("tap0").unwrap().admin_up);
         follow(&mut monitor, &mut uplink, &state, true, true);
     });
@@ -74,10 +82,10 @@ fn an_interface_that_is_down_is_set_up() {
 
 #[test]
 fn link_follows_the_cable() {
-    Netns::new().run(|| {
+    with_each_driver(|driver| {
         let tap = Tap::new("tap0");
         let mut monitor = LinkMonitor::open().unwrap();
-        let (mut uplink, state) = open("tap0").unwrap();
+        let (mut uplink, state) = open("tap0", driver).unwrap();
         let out = uplink.egress();
         let mut queue = uplink.ingress().pop().unwrap();
         follow(&mut monitor, &mut uplink, &state, true, true);
@@ -104,10 +112,10 @@ fn link_follows_the_cable() {
 
 #[test]
 fn an_interface_that_vanishes_and_returns_is_picked_up_again() {
-    Netns::new().run(|| {
+    with_each_driver(|driver| {
         let tap = Tap::new("tap0");
         let mut monitor = LinkMonitor::open().unwrap();
-        let (mut uplink, state) = open("tap0").unwrap();
+        let (mut uplink, state) = open("tap0", driver).unwrap();
         let out = uplink.egress();
         let mut queue = uplink.ingress().pop().unwrap();
         let mut old = Some(tap);
@@ -140,10 +148,10 @@ fn an_interface_that_vanishes_and_returns_is_picked_up_again() {
 
 #[test]
 fn deleted_and_recreated_between_two_looks() {
-    Netns::new().run(|| {
+    with_each_driver(|driver| {
         let tap = Tap::new("tap0");
         let mut monitor = LinkMonitor::open().unwrap();
-        let (mut uplink, state) = open("tap0").unwrap();
+        let (mut uplink, state) = open("tap0", driver).unwrap();
         let mut queue = uplink.ingress().pop().unwrap();
         follow(&mut monitor, &mut uplink, &state, true, true);
         drop(tap);
@@ -167,10 +175,10 @@ fn deleted_and_recreated_between_two_looks() {
 
 #[test]
 fn a_renamed_interface_is_not_ours_any_more() {
-    Netns::new().run(|| {
+    with_each_driver(|driver| {
         let _tap = Tap::new("tap0");
         let mut monitor = LinkMonitor::open().unwrap();
-        let (mut uplink, state) = open("tap0").unwrap();
+        let (mut uplink, state) = open("tap0", driver).unwrap();
         follow(&mut monitor, &mut uplink, &state, true, true);
         ip("link set tap0 down");
         ip("link set tap0 name other");
@@ -183,12 +191,12 @@ fn a_renamed_interface_is_not_ours_any_more() {
 /// A worker polls while the control thread swaps rings under it: nothing is used after it is gone.
 #[test]
 fn rings_are_swapped_under_a_running_worker() {
-    Netns::new().run(|| {
+    with_each_driver(|driver| {
         let mut tap = Some(Tap::new("tap0"));
         let mut monitor = LinkMonitor::open().unwrap();
         let state = Arc::new(PortState::new());
         let grace = Grace::new(1);
-        let mut uplink = Uplink::open("vmnic0", "tap0", state.clone(), grace.clone(), 1500).unwrap();
+        let mut uplink = Uplink::open_with("vmnic0", "tap0", driver, state.clone(), grace.clone(), 1500).unwrap();
         let mut queue = uplink.ingress().pop().unwrap();
         let out = uplink.egress();
         let ticker = grace.ticker(0).unwrap();

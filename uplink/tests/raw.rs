@@ -1,33 +1,16 @@
 //! Frames between an uplink and the wire, seen bare on a tap.
 
 mod lab;
+mod port;
 
-use std::sync::Arc;
-
-use dataplane::{Burst, Csum, DropReason, Egress, Grace, Gso, Ingress, Offload, PortState, Tally};
+use dataplane::{Csum, DropReason, Gso, Offload, Tally};
 use lab::{Collect, Netns, PLAIN, Tap, all, frame, poll_for, poll_nothing, tagged, with_burst};
-use uplink::{RX_SLOTS, TX_SLOTS, Uplink};
+use port::{Port, deliver};
+use uplink::{Driver, RX_SLOTS, TX_SLOTS};
 use wire::Tag;
 
-struct Port {
-    uplink: Uplink,
-    state: Arc<PortState>,
-    queue: Box<dyn Ingress>,
-    out: Arc<dyn Egress>,
-}
-
 fn open(device: &str) -> Port {
-    let state = Arc::new(PortState::new());
-    let mut uplink = Uplink::open("vmnic0", device, state.clone(), Grace::new(0), 1500).expect("an uplink");
-    let queue = uplink.ingress().pop().expect("one queue");
-    assert!(uplink.ingress().is_empty(), "there is one");
-    let out = uplink.egress();
-    lab::wait("link", || {
-        let now = uplink::netlink::query(device).expect("it is there");
-        uplink.handle(&now);
-        state.link_up()
-    });
-    Port { uplink, state, queue, out }
+    Port::open(device, Driver::AfPacket)
 }
 
 /// Runs `body` with an uplink on a tap in a namespace of its own.
@@ -38,12 +21,6 @@ fn on_tap(body: impl FnOnce(&mut Port, &Tap) + Send) {
         assert!(port.state.connected());
         body(&mut port, &tap);
     });
-}
-
-fn deliver(port: &Port, burst: &Burst<'_>) -> Tally {
-    let mut tally = Tally::new();
-    port.out.deliver(burst, &all(burst, None), &mut tally);
-    tally
 }
 
 #[test]
@@ -141,7 +118,7 @@ fn a_provider_tag_stays_in_the_frame() {
 fn promiscuous_while_open_and_no_longer() {
     Netns::new().run(|| {
         let tap = Tap::new("tap0");
-        let promiscuity = || ip_word("-d link show dev tap0", "promiscuity");
+        let promiscuity = || lab::ip_word("-d link show dev tap0", "promiscuity");
         assert_eq!(promiscuity(), "0");
         let mut port = open("tap0");
         assert_eq!(promiscuity(), "1");
@@ -154,12 +131,6 @@ fn promiscuous_while_open_and_no_longer() {
         drop(port);
         assert_eq!(promiscuity(), "0", "the kernel takes it back with the socket");
     });
-}
-
-fn ip_word(args: &str, after: &str) -> String {
-    let text = lab::ip_output(args);
-    let mut words = text.split_whitespace().skip_while(|w| *w != after);
-    words.nth(1).unwrap_or_default().to_owned()
 }
 
 #[test]

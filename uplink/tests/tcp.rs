@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use dataplane::{Burst, Egress, Grace, Ingress, PortState, Sink, Tally};
 use lab::{Netns, all, ip};
-use uplink::{Uplink, UplinkStats};
+use uplink::{Driver, Uplink, UplinkStats};
 
 const BYTES: usize = 64 << 20;
 
@@ -24,6 +24,12 @@ struct Wire<'e> {
     oversized: u64,
     unfinished: u64,
     tally: Tally,
+}
+
+impl End {
+    fn poll(&mut self, wire: &mut Wire<'_>) -> usize {
+        self.queues.iter_mut().map(|queue| queue.poll(wire)).sum()
+    }
 }
 
 impl Sink for Wire<'_> {
@@ -41,34 +47,39 @@ impl Sink for Wire<'_> {
 
 struct End {
     uplink: Uplink,
-    queue: Box<dyn Ingress>,
+    queues: Vec<Box<dyn Ingress>>,
     out: Arc<dyn Egress>,
 }
 
-fn end(device: &str) -> End {
+fn end(device: &str, driver: Driver) -> End {
     let state = Arc::new(PortState::new());
-    let mut uplink = Uplink::open(device, device, state.clone(), Grace::new(0), 1500).expect("an uplink");
-    let queue = uplink.ingress().pop().expect("a queue");
+    let opened = Uplink::open_with(device, device, driver, state.clone(), Grace::new(0), 1500);
+    let mut uplink = opened.expect("an uplink");
+    println!("{device}: {} {}", uplink.driver(), uplink.rung());
+    let queues = uplink.ingress();
     let out = uplink.egress();
     lab::wait("link", || {
         uplink.handle(&uplink::netlink::query(device).expect("it is there"));
         state.link_up()
     });
-    End { uplink, queue, out }
+    End { uplink, queues, out }
 }
 
 /// One worker's life between two uplinks, until told to stop. Returns for each way what was seen, and the stats.
 fn forward(mut a: End, mut b: End, stop: &AtomicBool) -> [(u64, u64, u64, UplinkStats); 2] {
-    let wire = |to| Wire { to, harvested: 0, offered: 0, oversized: 0, unfinished: 0, tally: Tally::new() };
-    let (mut ab, mut ba) = (wire(&*b.out), wire(&*a.out));
+    fn wire(to: &dyn Egress) -> Wire<'_> {
+        Wire { to, harvested: 0, offered: 0, oversized: 0, unfinished: 0, tally: Tally::new() }
+    }
+    let (to_b, to_a) = (b.out.clone(), a.out.clone());
+    let (mut ab, mut ba) = (wire(&*to_b), wire(&*to_a));
     while !stop.load(Ordering::Acquire) {
-        if a.queue.poll(&mut ab) + b.queue.poll(&mut ba) == 0 {
+        if a.poll(&mut ab) + b.poll(&mut ba) == 0 {
             std::thread::sleep(Duration::from_micros(20));
         }
     }
     // What the hosts' kernels say by themselves may come in at any time: taken until rings and counts agree.
     lab::wait("empty rings", || {
-        while a.queue.poll(&mut ab) + b.queue.poll(&mut ba) > 0 {}
+        while a.poll(&mut ab) + b.poll(&mut ba) > 0 {}
         ab.harvested == a.uplink.stats().rx_frames && ba.harvested == b.uplink.stats().rx_frames
     });
     let drops = |tally: &Tally| dataplane::DropReason::ALL.iter().map(|r| tally.drops(*r)).sum::<u64>();
@@ -142,8 +153,8 @@ fn transfer(from: &Netns, to: &Netns, address: &str) {
     });
 }
 
-/// Two hosts, each on a cable of MTU `mtu` to the switch.
-fn lab_of_two(mtu: u32, body: impl FnOnce(&Netns, &Netns)) -> [(u64, u64, u64, UplinkStats); 2] {
+/// Two hosts, each on a cable of MTU `mtu` to the switch. With AF_XDP their offloads are off, as its users are told.
+fn lab_of_two(mtu: u32, driver: Driver, body: impl FnOnce(&Netns, &Netns)) -> [(u64, u64, u64, UplinkStats); 2] {
     let (left, switch, right) = (Netns::new(), Netns::new(), Netns::new());
     for (host, name, digit) in [(&left, "left0", 1), (&right, "right0", 2)] {
         let (host, switch) = (&host.0, &switch.0);
@@ -153,12 +164,15 @@ fn lab_of_two(mtu: u32, body: impl FnOnce(&Netns, &Netns)) -> [(u64, u64, u64, U
         ip(&format!("-n {host} addr add 10.1.1.{digit}/24 dev eth0"));
     }
     for (host, digit) in [(&left, 1), (&right, 2)] {
+        if driver == Driver::AfXdp {
+            lab::ethtool(&host.0, "-K eth0 tx off");
+        }
         host.run(|| std::fs::write("/proc/sys/net/ipv6/conf/eth0/disable_ipv6", "0").expect("IPv6"));
         ip(&format!("-n {} addr add fd00::{digit}/64 dev eth0 nodad", host.0));
     }
     let stop = AtomicBool::new(false);
     std::thread::scope(|scope| {
-        let worker = scope.spawn(|| switch.run(|| forward(end("left0"), end("right0"), &stop)));
+        let worker = scope.spawn(|| switch.run(|| forward(end("left0", driver), end("right0", driver), &stop)));
         let result = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| body(&left, &right)));
         stop.store(true, Ordering::Release);
         let seen = worker.join().expect("the worker");
@@ -173,7 +187,7 @@ fn lab_of_two(mtu: u32, body: impl FnOnce(&Netns, &Netns)) -> [(u64, u64, u64, U
 
 #[test]
 fn tcp_with_segments_and_unfinished_checksums() {
-    let seen = lab_of_two(1500, |left, right| {
+    let seen = lab_of_two(1500, Driver::AfPacket, |left, right| {
         transfer(left, right, "10.1.1.2:0");
         transfer(right, left, "[fd00::1]:0");
     });
@@ -186,7 +200,7 @@ fn tcp_with_segments_and_unfinished_checksums() {
 
 #[test]
 fn jumbo_frames() {
-    lab_of_two(9000, |left, right| {
+    lab_of_two(9000, Driver::AfPacket, |left, right| {
         transfer(left, right, "10.1.1.2:0");
         transfer(right, left, "[fd00::1]:0");
     });
@@ -194,16 +208,35 @@ fn jumbo_frames() {
 
 #[test]
 fn peers_without_offloads() {
-    let seen = lab_of_two(1500, |left, right| {
+    let seen = lab_of_two(1500, Driver::AfPacket, |left, right| {
         for host in [left, right] {
-            let done = std::process::Command::new("ip")
-                .args(["netns", "exec", &host.0, "ethtool", "-K", "eth0", "tx", "off", "tso", "off", "gso", "off"])
-                .output()
-                .expect("ip");
-            assert!(done.status.success(), "ethtool: {}", String::from_utf8_lossy(&done.stderr));
+            lab::ethtool(&host.0, "-K eth0 tx off tso off gso off");
         }
         transfer(left, right, "10.1.1.2:0");
         transfer(right, left, "[fd00::1]:0");
     });
     assert!(seen.iter().all(|(harvested, oversized, ..)| *harvested > (BYTES / 1448) as u64 && *oversized == 0));
+}
+
+#[test]
+fn by_af_xdp() {
+    let seen = lab_of_two(1500, Driver::AfXdp, |left, right| {
+        transfer(left, right, "10.1.1.2:0");
+        transfer(right, left, "[fd00::1]:0");
+    });
+    for (harvested, oversized, unfinished, stats) in seen {
+        println!("{harvested} frames, {stats:?}");
+        assert_eq!((oversized, unfinished), (0, 0));
+        assert!(harvested > (BYTES / 1448) as u64);
+    }
+}
+
+#[test]
+fn jumbo_frames_by_af_xdp() {
+    let seen = lab_of_two(9000, Driver::AfXdp, |left, right| {
+        transfer(left, right, "10.1.1.2:0");
+        transfer(right, left, "[fd00::1]:0");
+    });
+    let frames: u64 = seen.iter().map(|(harvested, ..)| harvested).sum();
+    assert!(frames < 4 * (BYTES / 1448) as u64, "long frames travel whole: {frames}");
 }

@@ -36,6 +36,8 @@ use crate::policy::{Policies, Seed};
 
 /// How often busy shares are sampled and slow housekeeping is done.
 const SAMPLE: Duration = Duration::from_millis(500);
+/// How often the uplinks' carriers are asked for, beside the news the kernel sends by itself.
+const CARRIER_LOOK: Duration = Duration::from_millis(20);
 
 /// Why the switch could not start or had to stop. One sentence each, with the mend where there is one.
 #[derive(Debug, thiserror::Error)]
@@ -98,6 +100,8 @@ pub struct Runtime {
     inbox: Option<Arc<Inbox>>,
     originator: Originator,
     loads: LoadMeter,
+    /// When the carriers are asked for next.
+    next_look: Duration,
     /// Cards whose sockets held more than one batch of messages.
     unfinished: Vec<usize>,
     links: LinkMonitor,
@@ -165,6 +169,7 @@ impl Runtime {
             inbox,
             originator: Originator::new()?,
             loads: LoadMeter::default(),
+            next_look: Duration::ZERO,
             unfinished: Vec::new(),
             links,
             api,
@@ -234,7 +239,8 @@ impl Runtime {
         }
         let due = self.policies.next_due().map_or(SAMPLE, |due| due.saturating_sub(self.now()));
         // mio waits in whole milliseconds and rounds up; a beacon a millisecond late is within its tolerance.
-        due.min(SAMPLE)
+        let look = if self.uplinks.is_empty() { SAMPLE } else { CARRIER_LOOK };
+        due.min(look)
     }
 
     fn housekeeping(&mut self) {
@@ -253,7 +259,21 @@ impl Runtime {
         if changed || self.guests_changed() {
             self.publish(now);
         }
+        self.look_at_carriers(now);
         self.take_sample();
+    }
+
+    /// Asks how the uplinks' carriers are; the answers come as link events.
+    fn look_at_carriers(&mut self, now: Duration) {
+        if now < self.next_look {
+            return;
+        }
+        self.next_look = now + CARRIER_LOOK;
+        for uplink in &self.uplinks {
+            if let Err(error) = self.links.ask(uplink.control.device()) {
+                tracing::debug!("uplink {}: its carrier cannot be asked for: {error}", uplink.name);
+            }
+        }
     }
 
     /// Moves ports away from uplinks that are too busy, where the `load` policy asks for it.

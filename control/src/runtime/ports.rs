@@ -12,7 +12,7 @@ use vnic::vfio_user::{Card, Server};
 use wire::Mac;
 
 use super::RunError;
-use crate::config::{Adapter, Config};
+use crate::config::{self, Adapter, Config};
 
 /// Queues with the worker that polls each.
 pub(super) type Queues = Vec<(Arc<IngressSlot>, usize)>;
@@ -66,11 +66,21 @@ struct Spread {
 }
 
 impl Spread {
+    /// A vNIC's queues: all on one worker.
     fn place(&mut self, queues: Vec<Box<dyn Ingress>>) -> Queues {
         // A port's queues stay together: they feed one another's cache lines.
         let worker = self.next % self.workers;
         self.next += 1;
         queues.into_iter().map(|q| (Arc::new(IngressSlot::new(q)), worker)).collect()
+    }
+
+    /// An uplink's queues: each on the next worker.
+    fn scatter(&mut self, queues: Vec<Box<dyn Ingress>>) -> Queues {
+        let mut placed = Vec::new();
+        for queue in queues {
+            placed.extend(self.place(vec![queue]));
+        }
+        placed
     }
 }
 
@@ -81,11 +91,12 @@ pub(super) fn open_uplinks(config: &Config, workers: &Arc<Workers>) -> Result<Ve
     let mut ports = Vec::new();
     for uplink in &config.uplinks {
         let state = Arc::new(PortState::new());
+        let (grace, mtu) = (workers.grace().clone(), config.switch.mtu);
         let mut control =
-            Uplink::open(&uplink.name, &uplink.device, state.clone(), workers.grace().clone(), config.switch.mtu)
+            Uplink::open_with(&uplink.name, &uplink.device, driver(uplink.driver), state.clone(), grace, mtu)
                 .map_err(|error| RunError::Uplink { name: uplink.name.value.clone(), error })?;
-        tracing::info!("uplink {} is {} by {}", uplink.name, uplink.device, control.driver());
-        let queues = spread.place(control.ingress());
+        tracing::info!("uplink {} is {} by {} ({})", uplink.name, uplink.device, control.driver(), control.rung());
+        let queues = spread.scatter(control.ingress());
         let egress = control.egress();
         let counters = Arc::new(Counters::new(count));
         ports.push(UplinkPort { name: uplink.name.value.clone(), control, state, counters, egress, queues });
@@ -140,6 +151,14 @@ pub(super) fn bind_vnics(config: &Config, workers: &Arc<Workers>, first_id: usiz
         });
     }
     Ok(ports)
+}
+
+fn driver(wish: config::Driver) -> uplink::Driver {
+    match wish {
+        config::Driver::Auto => uplink::Driver::Auto,
+        config::Driver::AfXdp => uplink::Driver::AfXdp,
+        config::Driver::AfPacket => uplink::Driver::AfPacket,
+    }
 }
 
 fn device(adapter: Adapter, setup: Setup) -> std::io::Result<Box<dyn DeviceModel>> {

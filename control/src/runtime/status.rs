@@ -118,6 +118,7 @@ impl Runtime {
             link: LinkStatus::of(uplink.state.connected() && uplink.state.link_up()),
             device: Some(uplink.control.device().to_owned()),
             driver: Some(uplink.control.driver().to_owned()),
+            rung: Some(uplink.control.rung().to_owned()).filter(|r| !r.is_empty()),
             kernel_drops: Some(uplink.control.stats().rx_kernel_drops),
             beacons: beacons.map(|c| BeaconCounts {
                 sent: c.sent,

@@ -67,9 +67,12 @@ fn uplink_name(index: usize) -> String {
     format!("vmnic{index}")
 }
 
+/// Uplinks to send by, for group frames and for unicast, as a [`VnicSpec`] has them.
+type Places = (SendBy, Option<Vec<String>>, Option<Vec<String>>);
+
 /// What some team might decide: any choice of uplinks to send by, and any to receive from. Of a hash the tables are
 /// whatever they are, up to a table where each bucket has an uplink of its own.
-fn placement(uplinks: usize) -> BoxedStrategy<(SendBy, Option<Vec<String>>, Option<Vec<String>>)> {
+fn placement(uplinks: usize) -> BoxedStrategy<Places> {
     if uplinks == 0 {
         return Just((SendBy::None, None, None)).boxed();
     }

@@ -16,71 +16,45 @@
 
 mod ring;
 mod rx;
-mod socket;
+pub(crate) mod socket;
 mod tx;
 mod vnet;
 
 use std::io;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
-use arc_swap::ArcSwapOption;
-use dataplane::PortState;
+use dataplane::{Burst, Delivery, Sink, Tally};
 
+use crate::life::Counts;
 use crate::netlink::LinkEvent;
 
 pub use ring::{RX_SLOTS, TX_SLOTS};
-pub(crate) use rx::Receiver;
-pub(crate) use tx::Transmitter;
-
-/// What the control half and the worker halves of one uplink share.
-pub(crate) struct Shared {
-    /// The rings in use; `None` while the interface does not exist.
-    pub(crate) rings: ArcSwapOption<Rings>,
-    pub(crate) state: Arc<PortState>,
-    pub(crate) counts: Counts,
-}
-
-/// Events that no port counter covers.
-#[derive(Debug, Default)]
-pub(crate) struct Counts {
-    /// `send` calls that left frames in the ring because the device or socket was full; they are tried again.
-    pub(crate) tx_busy: AtomicU64,
-    /// Frames the kernel refused to take from the ring.
-    pub(crate) tx_refused: AtomicU64,
-}
 
 /// The sockets and rings of one life of an interface.
 pub(crate) struct Rings {
-    /// The interface's number.
-    pub(crate) index: u32,
-    /// Tells one set of rings from the next: positions count from zero in each.
-    generation: u64,
-    /// Payload size of the interface in bytes.
-    mtu: AtomicU32,
     rx: rx::RxRing,
     tx: tx::TxRing,
 }
 
 impl Rings {
     /// Opens both sockets on `link` and maps their rings.
-    pub(crate) fn open(link: &LinkEvent) -> io::Result<Arc<Rings>> {
-        static GENERATION: AtomicU64 = AtomicU64::new(1);
+    pub(crate) fn open(link: &LinkEvent) -> io::Result<Rings> {
         // The transmit side first: frames start to come in when the receive side is bound.
         let tx = tx::TxRing::open(link)?;
         let rx = rx::RxRing::open(link)?;
-        Ok(Arc::new(Rings {
-            index: link.index,
-            generation: GENERATION.fetch_add(1, Ordering::Relaxed),
-            mtu: AtomicU32::new(link.mtu),
-            rx,
-            tx,
-        }))
+        Ok(Rings { rx, tx })
     }
 
-    /// The interface's payload size changed.
-    pub(crate) fn set_mtu(&self, mtu: u32) {
-        self.mtu.store(mtu, Ordering::Relaxed);
+    /// Looks at the receive ring once, from slot `next` on; `up` says whether the link carries frames.
+    pub(crate) fn poll(&self, next: &mut usize, up: bool, counts: &Counts, sink: &mut dyn Sink) -> usize {
+        if up {
+            self.tx.nudge(counts);
+        }
+        rx::poll(&self.rx, next, sink)
+    }
+
+    /// Sends `list`; frames with more than `mtu` bytes of payload are dropped.
+    pub(crate) fn deliver(&self, burst: &Burst<'_>, list: &[Delivery], mtu: usize, counts: &Counts, tally: &mut Tally) {
+        tx::deliver(&self.tx, burst, list, mtu, counts, tally);
     }
 
     /// Frames that wait in the transmit ring for the kernel to take them.

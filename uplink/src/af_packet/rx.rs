@@ -2,15 +2,14 @@
 
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
-use std::sync::Arc;
 
-use dataplane::{BURST, Burst, Csum, DropReason, Ingress, Offload, Sink};
+use dataplane::{BURST, Burst, Csum, DropReason, Offload, Sink};
 use sharedmem::Slice;
 use wire::{ETHERTYPE_VLAN, TAG_LEN, Tag};
 
 use super::ring::{Direction, PKTTYPE, Slots};
+use super::socket;
 use super::vnet::{self, VnetHeader};
-use super::{Shared, socket};
 use crate::netlink::LinkEvent;
 
 /// Bytes read of a slot's header: `tpacket2_hdr` and `sockaddr_ll` up to the packet type.
@@ -37,53 +36,29 @@ impl RxRing {
     }
 }
 
-/// The worker half of an uplink, towards the switch.
-pub(crate) struct Receiver {
-    shared: Arc<Shared>,
-    generation: u64,
-    next: usize,
-}
-
-impl Receiver {
-    pub(crate) fn new(shared: Arc<Shared>) -> Receiver {
-        Receiver { shared, generation: 0, next: 0 }
+/// Harvests at most a burst from slot `next` on, and gives the slots back when it has been forwarded.
+pub(super) fn poll(ring: &RxRing, next: &mut usize, sink: &mut dyn Sink) -> usize {
+    let slots = &ring.slots;
+    let mut burst = Burst::new();
+    let mut taken = 0;
+    while taken < SLOTS_PER_POLL && burst.has_room() {
+        let Some(slot) = slots.slot(slots.after(*next, taken)) else { break };
+        if Slots::status(&slot) & libc::TP_STATUS_USER == 0 {
+            break;
+        }
+        harvest(&slot, &mut burst);
+        taken += 1;
     }
-}
-
-impl Ingress for Receiver {
-    fn poll(&mut self, sink: &mut dyn Sink) -> usize {
-        // Held until the slots are given back; dropped before the turn ends, as Grace wants it.
-        let rings = self.shared.rings.load();
-        let Some(rings) = rings.as_deref() else { return 0 };
-        if rings.generation != self.generation {
-            self.generation = rings.generation;
-            self.next = 0;
-        }
-        if self.shared.state.link_up() {
-            rings.tx.nudge(&self.shared.counts);
-        }
-        let slots = &rings.rx.slots;
-        let mut burst = Burst::new();
-        let mut taken = 0;
-        while taken < SLOTS_PER_POLL && burst.has_room() {
-            let Some(slot) = slots.slot(slots.after(self.next, taken)) else { break };
-            if Slots::status(&slot) & libc::TP_STATUS_USER == 0 {
-                break;
-            }
-            harvest(&slot, &mut burst);
-            taken += 1;
-        }
-        if burst.harvested() > 0 {
-            sink.forward(&burst);
-        }
-        for at in 0..taken {
-            if let Some(slot) = slots.slot(slots.after(self.next, at)) {
-                Slots::set_status(&slot, libc::TP_STATUS_KERNEL);
-            }
-        }
-        self.next = slots.after(self.next, taken);
-        burst.harvested()
+    if burst.harvested() > 0 {
+        sink.forward(&burst);
     }
+    for at in 0..taken {
+        if let Some(slot) = slots.slot(slots.after(*next, at)) {
+            Slots::set_status(&slot, libc::TP_STATUS_KERNEL);
+        }
+    }
+    *next = slots.after(*next, taken);
+    burst.harvested()
 }
 
 /// The fields of an RX slot's header that matter.

@@ -44,6 +44,13 @@ pub(super) fn open(index: u32, direction: Direction) -> io::Result<OwnedFd> {
     Ok(fd)
 }
 
+/// Holds the interface numbered `index` in promiscuous mode, by a socket that receives nothing.
+pub(crate) fn hold_promiscuous(index: u32) -> io::Result<OwnedFd> {
+    let fd = socket_with(AddressFamily::PACKET, SocketType::RAW, SocketFlags::CLOEXEC, None)?;
+    promiscuous(&fd, index)?;
+    Ok(fd)
+}
+
 /// Puts the interface into promiscuous mode for as long as the socket lives: the kernel counts memberships and
 /// takes this one back however the process ends.
 fn promiscuous(fd: &OwnedFd, index: u32) -> io::Result<()> {

@@ -11,17 +11,18 @@
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Mutex, PoisonError};
 
 use arrayvec::ArrayVec;
-use dataplane::{BURST, Burst, Caps, Delivery, DropReason, Egress, Plan, Tally};
+use dataplane::{BURST, Burst, Caps, Delivery, DropReason, Plan, Tally};
 use rustix::net::SendFlags;
 use sharedmem::Slice;
 use wire::{ETH_HEADER, MIN_FRAME, Mac};
 
 use super::ring::{Direction, HEADER, LEN, SLOT, Slots};
+use super::socket;
 use super::vnet::{self, VnetHeader};
-use super::{Counts, Rings, Shared, socket};
+use crate::life::{Counts, longest};
 use crate::netlink::LinkEvent;
 
 /// Our own mark, a bit the kernel gives no meaning in a transmit slot: reserved by a worker that is copying.
@@ -159,43 +160,27 @@ fn publish(slot: &Slice<'_>, header: VnetHeader, len: usize) {
     Slots::set_status(slot, libc::TP_STATUS_SEND_REQUEST);
 }
 
-/// The worker half of an uplink, from the switch.
-pub(crate) struct Transmitter {
-    shared: Arc<Shared>,
-}
-
-impl Transmitter {
-    pub(crate) fn new(shared: Arc<Shared>) -> Transmitter {
-        Transmitter { shared }
+/// Sends `list` and tells the kernel once.
+pub(super) fn deliver(
+    ring: &TxRing,
+    burst: &Burst<'_>,
+    list: &[Delivery],
+    mtu: usize,
+    counts: &Counts,
+    tally: &mut Tally,
+) {
+    let mut ask = false;
+    for part in list.chunks(BURST) {
+        ask |= deliver_some(ring, burst, part, mtu, tally);
     }
-}
-
-impl Egress for Transmitter {
-    fn deliver(&self, burst: &Burst<'_>, list: &[Delivery], tally: &mut Tally) {
-        let rings = self.shared.rings.load();
-        let refusal = match rings.as_deref() {
-            None => DropReason::NotConnected,
-            // Frames for a dead link are not kept: they would come out old when it is back.
-            Some(_) if !self.shared.state.link_up() => DropReason::PortBlocked,
-            Some(rings) => {
-                let mut ask = false;
-                for part in list.chunks(BURST) {
-                    ask |= deliver_some(rings, burst, part, tally);
-                }
-                if ask {
-                    rings.tx.notify(&self.shared.counts);
-                }
-                return;
-            }
-        };
-        list.iter().for_each(|_| tally.dropped(refusal));
+    if ask {
+        ring.notify(counts);
     }
 }
 
 /// Delivers at most [`BURST`] frames. True when the kernel is to be asked to look: also when no slot was free, as
 /// a full ring moves on only if somebody asks.
-fn deliver_some(rings: &Rings, burst: &Burst<'_>, list: &[Delivery], tally: &mut Tally) -> bool {
-    let mtu = rings.mtu.load(Ordering::Relaxed) as usize;
+fn deliver_some(ring: &TxRing, burst: &Burst<'_>, list: &[Delivery], mtu: usize, tally: &mut Tally) -> bool {
     let mut plans: ArrayVec<Plan<'_, '_>, BURST> = ArrayVec::new();
     for delivery in list {
         match plan(burst, delivery, mtu) {
@@ -203,12 +188,12 @@ fn deliver_some(rings: &Rings, burst: &Burst<'_>, list: &[Delivery], tally: &mut
             Err(reason) => tally.dropped(reason),
         }
     }
-    let (first, got) = rings.tx.reserve(plans.len());
+    let (first, got) = ring.reserve(plans.len());
     for (at, plan) in plans.iter().enumerate() {
         let len = plan.len(0);
         if at >= got {
             tally.dropped(DropReason::RingFull);
-        } else if rings.tx.publish(rings.tx.slots.after(first, at), plan, len) {
+        } else if ring.publish(ring.slots.after(first, at), plan, len) {
             tally.delivered(len);
         } else {
             tally.dropped(DropReason::BadDescriptor);
@@ -222,12 +207,8 @@ fn deliver_some(rings: &Rings, burst: &Burst<'_>, list: &[Delivery], tally: &mut
 fn plan<'b, 'm>(burst: &'b Burst<'m>, delivery: &Delivery, mtu: usize) -> Result<Plan<'b, 'm>, DropReason> {
     let plan = Plan::new(burst, delivery, CAPS).ok_or(DropReason::BadDescriptor)?;
     let frame = plan.frame();
-    let longest = match frame.offload().gso {
-        Some(gso) => usize::from(gso.header) + usize::from(gso.mss),
-        None => frame.len(),
-    };
     // With a vnet header the kernel does not look at the MTU, and a device may do as it likes with what is longer.
-    if longest > mtu + ETH_HEADER || FRAME + plan.len(0) > SLOT {
+    if longest(frame) > mtu + ETH_HEADER || FRAME + plan.len(0) > SLOT {
         return Err(DropReason::Oversize);
     }
     if vnet::kernel_fills(frame.offload().csum) {

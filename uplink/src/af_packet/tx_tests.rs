@@ -8,16 +8,16 @@ fn a_refused_slot_is_put_right_and_counted() {
     Netns::new().run(|| {
         let tap = Tap::new("tap0");
         let link = netlink::query("tap0").unwrap();
-        let rings = Rings::open(&link).unwrap();
+        let ring = TxRing::open(&link).unwrap();
         let counts = Counts::default();
         let good = frame(100, 1);
         with_burst(&[(&good, None, crate::lab::PLAIN)], |burst| {
             let plan = plan(burst, &Delivery { frame: 0, tag: None }, 1500).unwrap();
             for wrong in 0..2 {
-                let (first, got) = rings.tx.reserve(3);
+                let (first, got) = ring.reserve(3);
                 assert_eq!(got, 3);
-                assert!(rings.tx.publish(first, &plan, plan.len(0)));
-                let slot = rings.tx.slots.slot(first + 1).unwrap();
+                assert!(ring.publish(first, &plan, plan.len(0)));
+                let slot = ring.slots.slot(first + 1).unwrap();
                 assert!(slot.write_at(FRAME, &good));
                 match wrong {
                     // The sum would start beyond the frame.
@@ -25,9 +25,9 @@ fn a_refused_slot_is_put_right_and_counted() {
                     // A header longer than the frame.
                     _ => publish(&slot, VnetHeader::from_bytes([0, 0, 200, 0, 0, 0, 0, 0, 0, 0]), 100),
                 }
-                assert!(rings.tx.publish(first + 2, &plan, plan.len(0)));
-                rings.tx.notify(&counts);
-                assert_eq!((tap.recv(), rings.tx.waiting()), (good.clone(), 0));
+                assert!(ring.publish(first + 2, &plan, plan.len(0)));
+                ring.notify(&counts);
+                assert_eq!((tap.recv(), ring.waiting()), (good.clone(), 0));
                 let filler = tap.recv();
                 assert_eq!(
                     (&filler[..6], &filler[6..12], &filler[12..14]),
@@ -45,25 +45,25 @@ fn a_refused_slot_is_put_right_and_counted() {
 fn a_reserved_slot_holds_up_those_behind_it_and_is_not_given_twice() {
     Netns::new().run(|| {
         let tap = Tap::new("tap0");
-        let rings = Rings::open(&netlink::query("tap0").unwrap()).unwrap();
+        let ring = TxRing::open(&netlink::query("tap0").unwrap()).unwrap();
         let counts = Counts::default();
         let bytes = frame(100, 1);
         with_burst(&[(&bytes, None, crate::lab::PLAIN)], |burst| {
             let plan = plan(burst, &Delivery { frame: 0, tag: None }, 1500).unwrap();
-            let (slow, _) = rings.tx.reserve(1);
+            let (slow, _) = ring.reserve(1);
             // A second worker overtakes the first, up to the whole ring.
-            let count = rings.tx.slots.count();
-            let (first, got) = rings.tx.reserve(count);
+            let count = ring.slots.count();
+            let (first, got) = ring.reserve(count);
             assert_eq!((first, got), (slow + 1, count - 1), "not the one in use");
             for at in 0..got {
-                assert!(rings.tx.publish(rings.tx.slots.after(first, at), &plan, 100));
+                assert!(ring.publish(ring.slots.after(first, at), &plan, 100));
             }
-            rings.tx.notify(&counts);
+            ring.notify(&counts);
             assert!(tap.try_recv().is_none());
-            assert_eq!(rings.tx.waiting(), got as u64);
-            assert!(rings.tx.publish(slow, &plan, 100));
-            rings.tx.notify(&counts);
-            assert_eq!((tap.drain().len(), rings.tx.waiting()), (count, 0));
+            assert_eq!(ring.waiting(), got as u64);
+            assert!(ring.publish(slow, &plan, 100));
+            ring.notify(&counts);
+            assert_eq!((tap.drain().len(), ring.waiting()), (count, 0));
         });
     });
 }

@@ -16,7 +16,7 @@ use netlink_packet_route::link::{LinkFlags, LinkHeader, LinkLayerType};
 use netlink_sys::{Socket, SocketAddr, protocols::NETLINK_ROUTE};
 use wire::Mac;
 
-pub use request::{query, set_up};
+pub use request::{has_address, query, set_up};
 
 /// Multicast group of interface changes (`RTNLGRP_LINK`).
 const GROUP_LINK: u32 = 1;
@@ -27,6 +27,10 @@ const RTM_DELLINK: u16 = 17;
 const IFLA_ADDRESS: u16 = 1;
 const IFLA_IFNAME: u16 = 3;
 const IFLA_MTU: u16 = 4;
+const IFLA_MASTER: u16 = 10;
+const IFLA_LINKINFO: u16 = 18;
+/// Inside `IFLA_LINKINFO`.
+const IFLA_INFO_KIND: u16 = 1;
 /// Bytes of `struct ifinfomsg`, which the attributes follow.
 const IFINFOMSG: usize = 16;
 /// Room for one datagram: the kernel fills at most 32 KiB of a dump at once.
@@ -51,6 +55,10 @@ pub struct LinkEvent {
     pub mac: Mac,
     /// True when its frames are Ethernet frames.
     pub ethernet: bool,
+    /// What kind of software it is (`veth`, `tun`, `bridge`, `vlan`); empty for a card with a driver.
+    pub kind: String,
+    /// True when it is part of another interface (a bridge's port, a bond's member).
+    pub enslaved: bool,
 }
 
 /// A netlink socket that tells of interfaces. For one thread.
@@ -117,6 +125,16 @@ impl LinkMonitor {
                 }
             }
         }
+    }
+
+    /// Asks how the interface called `name` is; the answer is among the next [`LinkMonitor::events`], at once. The
+    /// kernel tells of a lost carrier by itself too, but holds such news back for up to a second when there
+    /// was other news of links shortly before (`net/core/link_watch.c`).
+    ///
+    /// # Errors
+    /// What the system call says. A missing interface is no error and gets no answer.
+    pub fn ask(&self, name: &str) -> io::Result<()> {
+        request::one(&self.socket, name)
     }
 
     fn start_dump(&mut self) -> io::Result<()> {
@@ -206,21 +224,34 @@ fn parse_link(kind: u16, payload: &[u8]) -> Option<LinkEvent> {
         mtu: 0,
         mac: Mac::default(),
         ethernet: header.link_layer_type == LinkLayerType::Ether,
+        kind: String::new(),
+        enslaved: false,
     };
     for attribute in NlasIterator::new(payload.get(IFINFOMSG..)?) {
         let Ok(attribute) = attribute else { break };
         let value = attribute.value();
         match attribute.kind() {
             IFLA_ADDRESS if value.len() == 6 => event.mac = Mac::read(value).unwrap_or_default(),
-            IFLA_IFNAME => {
-                let end = value.iter().position(|b| *b == 0).unwrap_or(value.len());
-                event.name = String::from_utf8_lossy(&value[..end]).into_owned();
-            }
+            IFLA_IFNAME => event.name = text(value),
+            IFLA_LINKINFO => event.kind = kind_of(value),
+            IFLA_MASTER => event.enslaved = value.iter().any(|b| *b != 0),
             IFLA_MTU => event.mtu = value.try_into().map(u32::from_ne_bytes).unwrap_or(0),
             _ => {}
         }
     }
     Some(event)
+}
+
+/// A string attribute, which ends at its first zero byte.
+fn text(value: &[u8]) -> String {
+    let end = value.iter().position(|b| *b == 0).unwrap_or(value.len());
+    String::from_utf8_lossy(&value[..end]).into_owned()
+}
+
+/// The kind in an `IFLA_LINKINFO` attribute.
+fn kind_of(nested: &[u8]) -> String {
+    let mut kinds = NlasIterator::new(nested).flatten().filter(|a| a.kind() == IFLA_INFO_KIND);
+    kinds.next().map(|a| text(a.value())).unwrap_or_default()
 }
 
 #[cfg(test)]

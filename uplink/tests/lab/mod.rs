@@ -33,6 +33,21 @@ pub fn ip_output(args: &str) -> String {
     String::from_utf8_lossy(&output.stdout).into_owned()
 }
 
+/// The word after `after` in what `ip` with `args` prints.
+pub fn ip_word(args: &str, after: &str) -> String {
+    let text = ip_output(args);
+    let mut words = text.split_whitespace().skip_while(|w| *w != after);
+    words.nth(1).unwrap_or_default().to_owned()
+}
+
+/// Runs `ethtool` with `args` in namespace `ns`; what it prints.
+pub fn ethtool(ns: &str, args: &str) -> String {
+    let output = Command::new("ip").args(["netns", "exec", ns, "ethtool"]).args(args.split_whitespace()).output();
+    let output = output.expect("iproute2's ip");
+    assert!(output.status.success(), "ethtool {args}: {}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8_lossy(&output.stdout).into_owned()
+}
+
 /// A named network namespace, deleted on drop.
 pub struct Netns(pub String);
 
