@@ -41,7 +41,8 @@ impl Site {
     }
 
     fn net(&self, keys: &str, tables: &str) -> Result<Net> {
-        let uplinks = "[[uplink]]\nname = \"vmnic0\"\ndevice = \"eth1\"\n[[uplink]]\nname = \"vmnic1\"\ndevice = \"eth2\"\n";
+        let uplinks =
+            "[[uplink]]\nname = \"vmnic0\"\ndevice = \"eth1\"\n[[uplink]]\nname = \"vmnic1\"\ndevice = \"eth2\"\n";
         Net::start(Some(self.machine.namespace()), keys, &(uplinks.to_owned() + tables))
     }
 }
@@ -192,7 +193,9 @@ fn a_cable_is_pulled_and_an_interface_vanishes() -> Result<()> {
     wait_until("it is back", BOOT, || net.port("web1").is_ok_and(|p| p.uplink.as_deref() == Some("vmnic0")))?;
     ping(&mut guest, "10.0.0.100")?;
     let log = net.switch.log();
-    for words in ["uplink vmnic0 (eth1) lost its link", "uplink vmnic0 (eth1) is gone", "moves from uplink vmnic0 to vmnic1"] {
+    for words in
+        ["uplink vmnic0 (eth1) lost its link", "uplink vmnic0 (eth1) is gone", "moves from uplink vmnic0 to vmnic1"]
+    {
         ensure!(log.contains(words), "the log says {words:?}: {log}");
     }
     net.finish()

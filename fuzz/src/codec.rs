@@ -9,6 +9,16 @@ fn decode(pieces: &[&[u8]]) -> Vec<Result<Request, Refusal>> {
     pieces.iter().flat_map(|piece| decoder.feed(piece)).collect()
 }
 
+/// Lines that deserve an answer: whole ones that are not blank, and those that are too long, whole or not.
+fn lines(text: &[u8]) -> usize {
+    let lines: Vec<&[u8]> = text.split(|b| *b == b'\n').collect();
+    let last = lines.len() - 1;
+    let deserves = |(n, line): &(usize, &&[u8])| {
+        line.len() > MAX_LINE || *n != last && !line.trim_ascii().is_empty()
+    };
+    lines.iter().enumerate().filter(deserves).count()
+}
+
 /// Runs one input: the first bytes say how the rest is cut.
 ///
 /// # Panics
@@ -31,6 +41,7 @@ pub fn run(data: &[u8]) {
     pieces.push(rest);
     let cut = decode(&pieces);
     assert!(whole == cut, "bytes mean the same however they are cut");
+    assert_eq!(whole.len(), lines(&text), "each line is answered");
     for outcome in whole {
         let answer = match outcome {
             Ok(request) => {

@@ -1,5 +1,7 @@
 //! Arbitrary bytes as a stream of values.
 
+use crate::memory::MEMORY;
+
 /// Reads values front to back; past the end everything is zero.
 #[derive(Clone, Copy, Debug)]
 pub struct Input<'a>(&'a [u8]);
@@ -40,6 +42,17 @@ impl<'a> Input<'a> {
     /// The next 64 bits.
     pub fn u64(&mut self) -> u64 {
         u64::from_le_bytes(self.array())
+    }
+
+    /// A guest address for memory that starts at `base`: often at its end, where a bound is crossed.
+    pub fn address(&mut self, base: u64) -> u64 {
+        let last = base + MEMORY as u64;
+        match self.u8() & 7 {
+            0 => self.u64(),
+            1 | 2 => last - u64::from(self.u8()) * 8,
+            3 => base + u64::from(self.u8()) * 4096 - u64::from(self.u8()),
+            _ => base + u64::from(self.u32()) % (2 * MEMORY as u64),
+        }
     }
 
     /// The next `len` bytes, or as many as are left.

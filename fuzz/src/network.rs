@@ -37,17 +37,18 @@ impl Wire {
         Wire { room: Room::new(), caps: segments::caps(caps), bursts: 0, frames: 0 }
     }
 
-    /// Polls a queue once and checks the account.
+    /// Polls a queue once and checks the account; returns the number of frames taken.
     ///
     /// # Panics
     /// When the queue's account is wrong.
-    pub fn poll(&mut self, queue: &mut dyn Ingress) {
+    pub fn poll(&mut self, queue: &mut dyn Ingress) -> usize {
         (self.bursts, self.frames) = (0, 0);
         let taken = queue.poll(self);
         if self.bursts > 0 {
             assert_eq!(taken, self.frames, "frames told and frames handed over");
         }
         assert!(taken <= BURST && self.bursts <= 1, "a poll takes one burst at most");
+        taken
     }
 }
 

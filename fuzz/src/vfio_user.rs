@@ -20,6 +20,8 @@ use crate::network::{Source, Wire};
 use crate::vmxnet3::setup;
 
 const MESSAGES: usize = 300;
+/// Bytes of the largest region of either card.
+const LARGEST: u64 = 4096;
 
 /// Command numbers of the specification.
 mod command {
@@ -254,6 +256,9 @@ pub fn check(request: &Header, payload: &[u8], answer: &Outgoing) {
         let count = if request.command == command::REGION_READ { &payload[12..16] } else { &[0; 4] };
         let count = u32::from_ne_bytes([count[0], count[1], count[2], count[3]]);
         assert_eq!(reply[..16], payload[..16], "the access is echoed");
+        let offset = u64::from_ne_bytes(std::array::from_fn(|i| reply[i]));
+        let asked = u64::from(u32::from_ne_bytes(std::array::from_fn(|i| reply[12 + i])));
+        assert!(offset.checked_add(asked).is_some_and(|end| end <= LARGEST), "no region is that large");
         assert_eq!(reply.len(), 16 + count as usize, "the data that was asked for");
     }
 }

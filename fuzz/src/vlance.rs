@@ -44,6 +44,8 @@ struct Guest {
     lens: (u32, u32),
     tx_at: u32,
     rx_at: u32,
+    /// Nothing was written to the registers since the driver started the card.
+    honest: bool,
 }
 
 impl Guest {
@@ -57,7 +59,7 @@ impl Guest {
         let wire = Wire::new(options >> 4);
         irq.set(IrqKind::Intx, 0, rustix::event::eventfd(0, rustix::event::EventfdFlags::NONBLOCK).ok());
         let (style, lens) = (0, (0, 0));
-        let mut guest = Guest { memory, model, queue, egress, state, irq, wire, style, lens, tx_at: 0, rx_at: 0 };
+        let mut guest = Guest { memory, model, queue, egress, state, irq, wire, style, lens, tx_at: 0, rx_at: 0, honest: true };
         guest.start(options, options >> 2 & 3, 0);
         guest
     }
@@ -83,7 +85,7 @@ impl Guest {
         self.port(RAP, 20);
         self.port(BDP, self.style);
         let most = if self.wide() { 9 } else { 7 };
-        self.lens = (u32::from(lens & 1) * 3 + 2, u32::from(lens >> 1) * 2 + 3).min((most, most));
+        self.lens = (u32::from(lens & 1) * 5 + 2, u32::from(lens >> 1) * 2 + 3).min((most, most));
         (self.tx_at, self.rx_at) = (0, 0);
         for _ in 0..1 << self.lens.0 {
             self.arm_rx(1544);
@@ -107,6 +109,10 @@ impl Guest {
         self.csr(2, (BASE >> 16) as u16);
         self.csr(0, 0x0001);
         self.csr(0, 0x0142);
+        // It runs: the transmitter is on and the chip not stopped (in 32-bit mode none of this reached it).
+        let mut status = [0; 2];
+        let _ = self.model.read(0, RDP, &mut status);
+        self.honest = u16::from_le_bytes(status) & 0x0014 == 0x0010;
     }
 
     fn set_desc(&self, ring: u32, index: u32, addr: u32, bcnt: u16, status: u16) {
@@ -134,7 +140,7 @@ impl Guest {
 
     fn arm_any(&mut self, input: &mut Input<'_>) {
         let index = self.rx_at & ((1 << self.lens.0) - 1);
-        let addr = if input.u8() & 7 == 0 { input.u32() } else { BASE + (input.u32() & 0x1f_ffff) };
+        let addr = input.address(BASE.into()) as u32;
         self.set_desc(RX_RING, index, addr, input.u16(), input.u16() | 0x8000);
         self.rx_at = index + 1;
     }
@@ -177,15 +183,20 @@ impl Guest {
     }
 
     fn step(&mut self, input: &mut Input<'_>) {
-        match input.u8() % 18 {
+        let op = input.u8() % 18;
+        self.honest &= !matches!(op, 7 | 8..=11 | 15 | 17);
+        match op {
             0 => self.memory.put32(BASE.into(), input.u32()),
             1 => self.memory.put32(u64::from(BASE) + u64::from(input.u16() & 0x1fff) * 4, input.u32()),
             2 => self.memory.put32(u64::from(BASE) + u64::from(input.u32()) % MEMORY as u64, input.u32()),
             3 => self.arm_any(input),
-            4 => self.arm_rx(input.u16() & 0xfff),
+            4 => {
+                let len = input.u16() & 0xfff;
+                (0..input.u8() & 0x7f).for_each(|_| self.arm_rx(len));
+            }
             5 => self.send(input),
             6 => {
-                let addr = if input.u8() & 7 == 0 { input.u32() } else { BASE + (input.u32() & 0x1f_ffff) };
+                let addr = input.address(BASE.into()) as u32;
                 self.send_desc(addr, input.u16(), input.u16() | 0x8000);
             }
             7 => self.access(input, true),
@@ -196,7 +207,10 @@ impl Guest {
                 self.port(BDP, input.u16());
             }
             12 => self.start(input.u8(), input.u8() & 3, input.u16()),
-            13 => self.wire.poll(self.queue.as_mut()),
+            13 => {
+                let taken = self.wire.poll(self.queue.as_mut());
+                assert!(!self.honest || taken <= 1 << self.lens.1, "each descriptor is taken once");
+            }
             14 => {
                 let (which, tag) = (input.u8(), input.u8());
                 let tag = (tag & 1 != 0).then(|| Tag(u16::from(tag) << 4));

@@ -13,7 +13,7 @@ use vnic::vmxnet3::{Vmxnet3, commands, registers};
 use wire::Tag;
 
 use crate::Input;
-use crate::layout::{AREA, BASE, Driver, TX_BUFFERS, TX_QUEUES};
+use crate::layout::{AREA, BASE, Driver, TX_QUEUES};
 use crate::memory::{MEMORY, Memory, Shape};
 use crate::network::{MAC, Source, Wire, tcp};
 
@@ -104,8 +104,7 @@ impl Guest {
     /// A transmit descriptor that points anywhere.
     fn send_any(&mut self, input: &mut Input<'_>) {
         let q = usize::from(input.u8()) % TX_QUEUES;
-        let near = TX_BUFFERS + u64::from(input.u16());
-        let iova = if input.u8() & 7 == 0 { input.u64() } else { near };
+        let iova = input.address(BASE);
         let (word2, word3) = (input.u32(), input.u32());
         self.driver.send(&self.memory, q, iova, word2, word3);
     }
@@ -115,8 +114,7 @@ impl Guest {
         let ring = usize::from(kind & 1);
         let word = u32::from(input.u16());
         match kind >> 1 & 3 {
-            0 => self.driver.refill_at(&self.memory, ring, BASE + u64::from(input.u32() & 0x1f_ffff), word),
-            1 => self.driver.refill_at(&self.memory, ring, input.u64(), word),
+            0 | 1 => self.driver.refill_at(&self.memory, ring, input.address(BASE), word),
             _ => self.driver.refill(&self.memory, ring, kind >> 3, word),
         }
     }
