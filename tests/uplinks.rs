@@ -200,3 +200,33 @@ fn a_cable_is_pulled_and_an_interface_vanishes() -> Result<()> {
     }
     net.finish()
 }
+
+/// A transfer goes on while the path behind the uplink in use is cut, its link up, and healed again: found by
+/// beacons, with two uplinks that hear each other no more (shotgun).
+#[test]
+fn a_transfer_survives_an_upstream_cut() -> Result<()> {
+    let _alone = alone();
+    let site = Site::build("upstream", 1500)?;
+    let tables =
+        "[beacon]\ninterval_ms = 100\n".to_owned() + &portgroup("Ten", "10") + &vnic("web1", "Ten", "vmxnet3", 1);
+    let net = site.net("", &tables)?;
+    let mut guest = net.boot(&["web1"])?.remove(0);
+    address(&mut guest, "eth0", 1)?;
+    ping(&mut guest, "10.0.0.100")?;
+    let bytes = "200000000";
+    let receiver = tool(&site.tagged, &["recv", "6000", bytes])?;
+    let sender = guest.start(&format!("guest-tool send 10.0.0.100 6000 {bytes} 1"))?;
+    std::thread::sleep(Duration::from_millis(500));
+    site.physical.unplug("p1")?;
+    net.switch.wait_log("beacon.shotgun.on", SHORT)?;
+    std::thread::sleep(Duration::from_secs(1));
+    site.physical.plug("br0", "p1")?;
+    net.switch.wait_log("beacon.shotgun.off", SHORT)?;
+    let sent = guest.wait(sender, TRANSFER)?;
+    let got = report(receiver)?;
+    ensure!(sent.status == 0 && digest(&sent.text)? == digest(&got)?, "{} {got}", sent.text);
+    ping(&mut guest, "10.0.0.100")?;
+    let links = net.switch.log();
+    ensure!(!links.contains("lost its link"), "every link stayed up: {links}");
+    net.finish()
+}
