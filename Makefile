@@ -19,7 +19,7 @@ build: setup
 demo: build
 	@$(TOOLS) cargo run --release --locked --quiet -- demo
 
-test: build
+test: setup
 	@scripts/test.sh
 
 lint: setup

@@ -9,4 +9,4 @@ if [ "$(id -u)" != 0 ]; then
     echo "test: namespaces, raw sockets and taps need root; run make test as root" >&2
     exit 1
 fi
-"$here/with-tools" cargo test --workspace --release --locked --no-fail-fast
+"$here/with-tools" cargo test --workspace --profile checked --locked --no-fail-fast
