@@ -15,8 +15,10 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("vnic", &["wire", "sharedmem", "dataplane"]),
     ("uplink", &["wire", "sharedmem", "dataplane"]),
     ("control", &["wire", "sharedmem", "portgroups", "teaming", "beacon", "dataplane", "vnic", "uplink"]),
-    // Soft guests and labs see the switch from outside: memory tools and the JSON documents, no internals.
-    ("testbed", &["wire", "sharedmem"]),
+    // Soft guests and labs see the switch from outside; the simulation plays its policies, which are pure.
+    ("testbed", &["wire", "sharedmem", "portgroups", "teaming", "beacon", "control"]),
+    // Fuzzing goes for each thing that a guest, a VMM or a peer writes, where it is read.
+    ("fuzz", &["wire", "sharedmem", "beacon", "dataplane", "vnic", "uplink", "control"]),
 ];
 
 /// Crates that may contain `unsafe`.

@@ -21,8 +21,8 @@
 pub mod beacon;
 pub mod codec;
 pub mod config;
-pub mod framing;
 pub mod frames;
+pub mod framing;
 mod input;
 mod layout;
 mod memory;

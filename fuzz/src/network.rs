@@ -116,7 +116,11 @@ impl Source {
         counters.count_out(0, &tally);
         let totals = counters.totals();
         assert!(totals.balanced(), "{totals:?}");
-        assert_eq!(totals.out_offered, list.len() as u64 + totals.out_segments, "each frame is told of once: {totals:?}");
+        assert_eq!(
+            totals.out_offered,
+            list.len() as u64 + totals.out_segments,
+            "each frame is told of once: {totals:?}"
+        );
     }
 }
 

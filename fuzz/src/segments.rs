@@ -104,7 +104,9 @@ fn check_whole(given: &Given, csum: Csum, caps: Caps, out: &[u8]) {
         want[at..at + 2].copy_from_slice(&sum.to_be_bytes());
     }
     assert!(out[..len] == want[..], "the frame as it was given");
-    assert!(out[len..].iter().all(|b| *b == 0) && out.len() == len.max(if caps.pad { out.len().min(MIN_FRAME) } else { 0 }));
+    assert!(
+        out[len..].iter().all(|b| *b == 0) && out.len() == len.max(if caps.pad { out.len().min(MIN_FRAME) } else { 0 })
+    );
 }
 
 /// A frame of a segmentation: all of it where the peer cuts it up, a part where the plan does.

@@ -59,7 +59,8 @@ impl Guest {
         let wire = Wire::new(options >> 4);
         irq.set(IrqKind::Intx, 0, rustix::event::eventfd(0, rustix::event::EventfdFlags::NONBLOCK).ok());
         let (style, lens) = (0, (0, 0));
-        let mut guest = Guest { memory, model, queue, egress, state, irq, wire, style, lens, tx_at: 0, rx_at: 0, honest: true };
+        let mut guest =
+            Guest { memory, model, queue, egress, state, irq, wire, style, lens, tx_at: 0, rx_at: 0, honest: true };
         guest.start(options, options >> 2 & 3, 0);
         guest
     }

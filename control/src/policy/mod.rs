@@ -13,7 +13,7 @@ mod shotgun;
 
 use std::time::Duration;
 
-use beacon::{Health, Prober, SwitchId};
+use beacon::{Health, Outcome, Prober, SwitchId};
 use portgroups::VlanMode;
 use teaming::{Beacon, Links, Notifier, Placement, Team, UplinkState};
 use wire::Mac;
@@ -130,8 +130,8 @@ impl Policies {
     /// Where port number `port` of port group `group`, whose address is `mac`, sends and receives now; and
     /// whether its team has uplinks at all.
     pub fn place(&mut self, group: usize, port: u16, mac: Mac) -> Option<(Placement, bool)> {
-        let receiver = self.receivers.chosen(group);
         let team = self.teams.get_mut(group)?;
+        let receiver = self.receivers.chosen(group, team);
         let mut placement = team.place(port, mac);
         if let Some(receiver) = receiver {
             placement.receive.group = std::sync::Arc::from([receiver]);
@@ -231,8 +231,11 @@ impl Policies {
         }
         prober.poll(now, &mut |beacon| send(beacon.uplink, beacon.vlan, beacon.frame));
         let mut changed = false;
-        for (group, team) in self.config.portgroups.iter().zip(&mut self.teams) {
-            changed |= judge(prober, team, &members(&self.config, &group.team), probed_vlan(&group.vlan), now);
+        for (number, (group, team)) in self.config.portgroups.iter().zip(&mut self.teams).enumerate() {
+            let (members, vlan) = (members(&self.config, &group.team), probed_vlan(&group.vlan));
+            changed |= judge(prober, team, &members, vlan, now);
+            let apart = team.shotgun() && prober.verdict(&members, None).outcome != Outcome::Tie;
+            changed |= self.receivers.set_apart(number, apart);
         }
         judge(prober, &mut self.default_team, &members(&self.config, &self.config.team), None, now);
         changed

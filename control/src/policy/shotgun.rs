@@ -3,6 +3,9 @@
 //! In a tie it is not known which uplink is cut off, so frames leave by all. Group frames must still come
 //! in once: from one uplink, and from one that lives. Which one lives is seen by what it receives: when the
 //! chosen one has been silent while another was not, the other is chosen.
+//!
+//! What an uplink receives says nothing of one VLAN. But in a tie on one VLAN alone, while on others beacons pass, the
+//! VLAN is missing somewhere between the parts: what comes in by one does not by another, and each has a receiver.
 
 use std::time::Duration;
 
@@ -43,12 +46,19 @@ struct Arrivals {
 pub(super) struct Receivers {
     arrivals: Vec<Arrivals>,
     chosen: Vec<Option<u16>>,
+    /// The teams whose parts are known to be apart.
+    apart: Vec<bool>,
     next: Option<Duration>,
 }
 
 impl Receivers {
     pub(super) fn new(uplinks: usize, teams: usize) -> Receivers {
-        Receivers { arrivals: vec![Arrivals::default(); uplinks], chosen: vec![None; teams], next: None }
+        Receivers {
+            arrivals: vec![Arrivals::default(); uplinks],
+            chosen: vec![None; teams],
+            apart: vec![false; teams],
+            next: None,
+        }
     }
 
     /// When to look again; `None` while no team is in shotgun.
@@ -56,9 +66,17 @@ impl Receivers {
         self.next
     }
 
-    /// The uplink by which team `team` takes group frames in; `None` when it is not in shotgun.
-    pub(super) fn chosen(&self, team: usize) -> Option<u16> {
-        self.chosen.get(team).copied().flatten()
+    /// Tells whether the parts of team number `number` are apart for certain.
+    pub(super) fn set_apart(&mut self, number: usize, apart: bool) -> bool {
+        self.apart.get_mut(number).is_some_and(|known| std::mem::replace(known, apart) != apart)
+    }
+
+    /// The uplink by which `team`, the one with this number, takes group frames in; `None` when it is not in shotgun, or by
+    /// one of each part. Until the next look, a team that has just begun, or whose uplink has just gone, has the first of its order.
+    pub(super) fn chosen(&self, number: usize, team: &Team) -> Option<u16> {
+        let chosen = self.chosen.get(number).copied().flatten();
+        let chosen = chosen.filter(|u| team.in_use().contains(u)).or(team.in_use().first().copied());
+        chosen.filter(|_| team.shotgun() && !self.apart.get(number).copied().unwrap_or(false))
     }
 
     /// Looks at arrivals when it is time; true when a choice changed.
@@ -80,21 +98,20 @@ impl Receivers {
             }
         }
         let mut changed = false;
-        for (team, chosen) in teams.iter().zip(&mut self.chosen) {
-            let next = if team.shotgun() { choose(*chosen, team.in_use(), &self.arrivals) } else { None };
-            changed |= std::mem::replace(chosen, next) != next;
+        for (number, team) in teams.iter().enumerate() {
+            let before = self.chosen(number, team);
+            let next = before.and_then(|before| choose(before, team.in_use(), &self.arrivals));
+            self.chosen[number] = next;
+            changed |= before != next;
         }
         changed
     }
 }
 
-fn choose(now: Option<u16>, in_use: &[u16], arrivals: &[Arrivals]) -> Option<u16> {
+fn choose(now: u16, in_use: &[u16], arrivals: &[Arrivals]) -> Option<u16> {
     let last = |u: u16| arrivals.get(usize::from(u)).map_or(Duration::ZERO, |a| a.last);
     let newest = in_use.iter().copied().reduce(|best, u| if last(u) > last(best) { u } else { best })?;
-    match now.filter(|u| in_use.contains(u)) {
-        Some(stays) if last(newest) < last(stays) + SILENCE => Some(stays),
-        _ => Some(newest),
-    }
+    Some(if last(newest) < last(now) + SILENCE { now } else { newest })
 }
 
 #[cfg(test)]
@@ -106,10 +123,8 @@ mod tests {
         let at = |ms: &[u64]| -> Vec<Arrivals> {
             ms.iter().map(|ms| Arrivals { frames: 1, last: Duration::from_millis(*ms) }).collect()
         };
-        assert_eq!(choose(None, &[0, 1], &at(&[10, 500])), Some(1));
-        assert_eq!(choose(Some(0), &[0, 1], &at(&[400, 500])), Some(0));
-        assert_eq!(choose(Some(0), &[0, 1], &at(&[300, 500])), Some(1));
-        assert_eq!(choose(Some(0), &[0, 1], &at(&[0, 0])), Some(0), "silence everywhere says nothing");
-        assert_eq!(choose(Some(2), &[0, 1], &at(&[5, 5, 9])), Some(0), "one that is not in use any more");
+        assert_eq!(choose(0, &[0, 1], &at(&[400, 500])), Some(0));
+        assert_eq!(choose(0, &[0, 1], &at(&[300, 500])), Some(1));
+        assert_eq!(choose(0, &[0, 1], &at(&[0, 0])), Some(0), "silence everywhere says nothing");
     }
 }
