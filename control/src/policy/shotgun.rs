@@ -116,6 +116,8 @@ fn choose(now: u16, in_use: &[u16], arrivals: &[Arrivals]) -> Option<u16> {
 
 #[cfg(test)]
 mod tests {
+    use teaming::{Order, Settings};
+
     use super::*;
 
     #[test]
@@ -126,5 +128,22 @@ mod tests {
         assert_eq!(choose(0, &[0, 1], &at(&[400, 500])), Some(0));
         assert_eq!(choose(0, &[0, 1], &at(&[300, 500])), Some(1));
         assert_eq!(choose(0, &[0, 1], &at(&[0, 0])), Some(0), "silence everywhere says nothing");
+    }
+
+    #[test]
+    fn a_receiver_is_there_at_once_and_is_one_in_use() {
+        let order = Order { active: vec![0, 1, 2], standby: Vec::new(), failback: true };
+        let mut team = Team::with(Settings { beacons: true, up_delay: Duration::ZERO, ..Settings::new(order) });
+        team.set_links([(0, true), (1, true), (2, true)], Duration::ZERO);
+        let mut receivers = Receivers::new(3, 1);
+        assert_eq!(receivers.chosen(0, &team), None, "no shotgun");
+        team.set_shotgun(&[vec![0], vec![1, 2]], Duration::ZERO);
+        assert_eq!(receivers.chosen(0, &team), Some(0), "before the first look");
+        receivers.chosen[0] = Some(2);
+        assert_eq!(receivers.chosen(0, &team), Some(2));
+        team.set_links([(2, false)], Duration::ZERO);
+        assert_eq!(receivers.chosen(0, &team), Some(0), "not the one that has just lost its link");
+        assert!(receivers.set_apart(0, true));
+        assert_eq!(receivers.chosen(0, &team), None, "each part has its own");
     }
 }

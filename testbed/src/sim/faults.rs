@@ -53,7 +53,7 @@ impl Fault {
                 Fault::Loses(ours_or_trunk(dice), dice.place(2), loss(plan, dice))
             }
             92..95 if !present.iter().any(|f| matches!(f, Fault::Shakes(..))) => {
-                Fault::Shakes(ours_or_trunk(dice), plan::jitter(plan.interval_ms) / 20)
+                Fault::Shakes(ours_or_trunk(dice), plan::jitter(plan.interval_ms).min(plan::SLUGGISH) / 20)
             }
             _ => Fault::Doubles(dice.pick(&cables), dice.between(5, 60)),
         }

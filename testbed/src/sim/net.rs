@@ -331,3 +331,51 @@ fn damage(body: &Body, dice: &mut Dice) -> Option<Body> {
     bytes[at] ^= 1 << dice.below(8);
     Some(Body::Beacon(Rc::from(bytes)))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn triangle() -> Net {
+        let ends = [
+            [End::Switch(0), End::Switch(1)],
+            [End::Switch(1), End::Switch(2)],
+            [End::Switch(2), End::Switch(0)],
+            [End::Uplink(0), End::Switch(0)],
+            [End::Uplink(1), End::Switch(1)],
+            [End::Host(0), End::Switch(2)],
+        ];
+        let cables = ends.into_iter().map(|ends| Cable::new(ends, 1, 0)).collect();
+        Net::new(vec![Switch::default(); 3], cables, 100)
+    }
+
+    fn sent(net: &mut Net, from: End, src: usize, dst: Option<usize>, now: Time) -> Vec<(End, bool)> {
+        let mut out = Vec::new();
+        let frame = Frame { id: 1, copy: 0, src, dst, vlan: 0, body: Body::Data };
+        net.send(from, frame, now, &mut Dice::new(1), &mut out);
+        out.sort_by_key(|a| format!("{:?}", a.end));
+        out.iter().map(|a| (a.end, a.flooded)).collect()
+    }
+
+    #[test]
+    fn switches_learn_and_forget_and_a_spare_cable_waits() {
+        let mut net = triangle();
+        let (host, a, b) = (End::Host(0), End::Uplink(0), End::Uplink(1));
+        assert_eq!(sent(&mut net, a, 0, None, 0), [(host, false), (b, false)], "one copy each, though there is a ring");
+        assert_eq!(sent(&mut net, host, 2, Some(0), 50), [(a, false)], "learned");
+        assert_eq!(sent(&mut net, host, 2, Some(0), 150), [(a, true), (b, true)], "forgotten");
+        net.cables[1].cut = true;
+        assert_eq!(sent(&mut net, host, 2, None, 151), []);
+        net.converge();
+        assert_eq!(sent(&mut net, host, 2, None, 152), [(a, false), (b, false)], "the spare cable stands in");
+        assert_eq!(net.loops, 0);
+    }
+
+    #[test]
+    fn mercy_bounds_losses_in_a_row() {
+        let mut net = triangle();
+        net.cables[3].loss[0] = Some(Loss { percent: 100, damages: false, mercy: Some(2) });
+        let got: Vec<bool> = (0..9).map(|now| !sent(&mut net, End::Uplink(0), 0, None, now).is_empty()).collect();
+        assert_eq!(got, [false, false, true, false, false, true, false, false, true]);
+    }
+}

@@ -14,6 +14,9 @@ pub const UPLINKS: usize = 6;
 pub const VLANS: usize = 4;
 /// Most stations: one per uplink (its beacons), virtual machine and outside host.
 pub const STATIONS: usize = 24;
+/// Most of the lateness that beacons bear which networks and threads here have, in nanoseconds. At long intervals beacons
+/// bear seconds; what makes a choice by the traffic it sees within tenths of a second does not.
+pub const SLUGGISH: u64 = 40_000_000;
 /// EtherType of the beacons.
 pub const ETHERTYPE: u16 = 0x88b5;
 
@@ -143,7 +146,7 @@ impl Plan {
             _ => 60_000,
         };
         // The crate promises to bear half of this from its own thread, and half from the network.
-        let jitter = jitter(interval_ms);
+        let jitter = jitter(interval_ms).min(SLUGGISH);
         let plan = Plan {
             seed,
             uplinks,
@@ -327,7 +330,7 @@ fn network(plan: &Plan, dice: &mut Dice) -> Net {
     let ageing = dice.pick(&[3 * plan.interval(), 40 * plan.interval(), 300_000_000_000]);
     // What the longest path may add to a frame's way, and how much of that varies.
     let hops = switches as u64 + 1;
-    let varies = dice.pick(&[0, 0, jitter(plan.interval_ms) * 9 / 20]) / hops;
+    let varies = dice.pick(&[0, 0, jitter(plan.interval_ms).min(SLUGGISH) * 9 / 20]) / hops;
     let fixed = dice.pick(&[1_000, 20_000, 60_000]);
     let cable = |ends: [End; 2]| {
         let mut cable = Cable::new(ends, fixed, varies);

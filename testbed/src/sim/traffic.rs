@@ -170,10 +170,12 @@ impl<D: Datapath> World<D> {
         Ok(())
     }
 
-    /// True for a guest that takes group frames in by one uplink of each part, while the parts may have changed.
+    /// True for a guest that takes group frames in by one uplink of each part, while the parts may have changed or beacons
+    /// get lost without end.
     fn unsettled_parts(&self, guest: usize) -> bool {
         let parts = self.view.guests[guest].placement.receive.group.len();
-        parts > 1 && self.now < self.story.base + self.plan.bound()
+        let recent = self.now < self.story.base + self.plan.bound();
+        parts > 1 && (recent || self.faults.iter().any(|(_, fault)| fault.grave()))
     }
 
     /// Somebody gets a data frame: never twice but for good reasons.

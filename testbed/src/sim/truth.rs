@@ -151,3 +151,58 @@ fn reach(net: &Net, from: End, vlan: usize, beacon: bool) -> (u32, u32) {
     }
     (uplinks, hosts)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::sim::net::{Cable, Switch};
+
+    /// Two switches with a cable between, uplinks 0 and 1 in the first and 2 in the second, a host in each.
+    fn net() -> Net {
+        let ends = [
+            [End::Switch(0), End::Switch(1)],
+            [End::Uplink(0), End::Switch(0)],
+            [End::Uplink(1), End::Switch(0)],
+            [End::Uplink(2), End::Switch(1)],
+            [End::Host(0), End::Switch(0)],
+            [End::Host(1), End::Switch(1)],
+        ];
+        let cables = ends.into_iter().map(|ends| Cable::new(ends, 0, 0)).collect();
+        Net::new(vec![Switch::default(), Switch::default()], cables, u64::MAX)
+    }
+
+    fn expected(net: &Net, members: u32) -> (Rule, u32) {
+        let expected = Truth::of(net, 3, 1, &[0, 0]).expected(members, 7, 7, Some(0), 1);
+        (expected.rule, expected.failed)
+    }
+
+    #[test]
+    fn the_rules_follow_from_what_is_broken() {
+        let mut broken = net();
+        assert_eq!(expected(&broken, 7), (Rule::Whole, 0));
+        broken.cables[0].cut = true;
+        assert_eq!(expected(&broken, 7), (Rule::Split, 4));
+        assert_eq!(expected(&broken, 5), (Rule::Split, 4), "uplink 1, of another team, sides with uplink 0");
+        broken.cables[2].dead = [true; 2];
+        assert_eq!(expected(&broken, 7), (Rule::Filtered, 0));
+        let mut deaf = net();
+        deaf.cables[1].dead[1] = true;
+        assert_eq!(expected(&deaf, 7), (Rule::Split, 1), "heard, and does not hear");
+        assert_eq!(expected(&deaf, 3), (Rule::Split, 1), "uplink 2 sides with uplink 1");
+        let mut swallowed = net();
+        swallowed.switches[0].swallows = true;
+        assert_eq!(expected(&swallowed, 7), (Rule::Filtered, 0));
+    }
+
+    #[test]
+    fn data_passes_where_beacons_are_swallowed() {
+        let mut net = net();
+        net.switches[1].swallows = true;
+        net.cables[5].dead[0] = true;
+        let truth = Truth::of(&net, 3, 1, &[0, 0]);
+        assert_eq!(truth.heard[0][..3], [0b10, 0b01, 0]);
+        assert_eq!(truth.out[0][..3], [0b11; 3]);
+        assert_eq!(truth.back, [0b111, 0], "host 1 is heard by nobody");
+        assert!(truth.joined(2, 0, 0) && !truth.joined(2, 1, 0));
+    }
+}
