@@ -13,7 +13,7 @@ use real::Real;
 use testbed::sim::{Failure, Report, Rule, Seen, narrate, run, run_with};
 
 /// Runs unless told otherwise.
-const RUNS: u64 = 20_000;
+const RUNS: u64 = 100_000;
 /// Runs with the real data path.
 const REAL: u64 = 150;
 
