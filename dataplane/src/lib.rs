@@ -28,7 +28,7 @@
 //! | [`IngressSlot`] | control, workers | workers | a mutex, taken when the snapshot changes, not per turn |
 //! | [`PortState`] (connected, link, filter) | control (for the device model) | workers | atomics and `ArcSwap` |
 //! | [`Counters`] | one worker per shard | control | relaxed atomics |
-//! | [`Grace`] ticks | one worker each | control | atomics |
+//! | [`Grace`] ticks and beds | one worker each | control | atomics; an eventfd wakes a sleeper |
 //! | [`Inbox`] | workers | control | a bounded lock-free queue |
 //! | a port's egress ring position | workers | workers | the egress's own short lock; never held over a copy or a system call |
 #![forbid(unsafe_code)]
@@ -43,6 +43,7 @@ mod grace;
 mod inbox;
 mod lists;
 mod originate;
+mod pause;
 mod ports;
 mod resolve;
 mod snapshot;
@@ -55,6 +56,9 @@ pub use frame::{BURST, Burst, Csum, Frame, Gso, HEAD_MAX, MAX_FRAME, MAX_FRAME_S
 pub use grace::{Grace, Ticker};
 pub use inbox::{HEARD_MAX, Heard, Inbox};
 pub use originate::Originator;
-pub use ports::{Delivery, Egress, Ingress, IngressSlot, Multicast, PortId, PortState, RxFilter, Sink, UnicastFilter};
+pub use pause::{Idle, LONGEST_NAP, LONGEST_SPIN, SPIN};
+pub use ports::{
+    Arm, Delivery, Egress, Ingress, IngressSlot, Multicast, PortId, PortState, RxFilter, Sink, UnicastFilter,
+};
 pub use snapshot::{PortEntry, Role, Snapshot, UplinkRole, VnicRole};
-pub use worker::{Idle, LONGEST_NAP, SPIN, Workers};
+pub use worker::Workers;

@@ -1,7 +1,8 @@
 //! What a port is to the switch: a queue to poll, a place to deliver to, and some state.
 
-use std::sync::Mutex;
+use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
 
 use arc_swap::ArcSwap;
 use wire::{Mac, Tag};
@@ -25,6 +26,31 @@ pub trait Ingress: Send {
     /// housekeeping that no message announces (an interrupt mask that was lifted). Returns the
     /// number of frames taken, 0 when there was nothing to do.
     fn poll(&mut self, sink: &mut dyn Sink) -> usize;
+
+    /// Asked before its worker goes to sleep: how would it learn of the queue's next frame? A queue whose peer can
+    /// signal asks it to, and then looks at the ring once more, for a frame that came before the peer knew.
+    ///
+    /// The default suits a queue whose peer gives no signal.
+    fn arm(&mut self) -> Arm {
+        Arm::Cannot
+    }
+
+    /// The worker is awake: the peer need not signal while the queue is polled.
+    fn disarm(&mut self) {}
+}
+
+/// How a sleeping worker would learn of a queue's next frame.
+#[derive(Clone, Debug)]
+pub enum Arm {
+    /// Not at all: its peer writes to memory and tells nobody. The worker has to look from time to time.
+    Cannot,
+    /// There is work now.
+    Busy,
+    /// Nothing can come before the control thread has changed something, and it calls [`crate::Grace::wake`] then.
+    Quiet,
+    /// This descriptor becomes readable: an eventfd, a packet socket, a tap. Reading it is the queue's business, in
+    /// [`Ingress::disarm`] or [`Ingress::poll`].
+    Kick(Arc<OwnedFd>),
 }
 
 /// One frame of a burst on its way to one port.
@@ -207,7 +233,7 @@ impl PortState {
 
     /// The receive filter in force.
     #[inline]
-    pub fn filter(&self) -> arc_swap::Guard<std::sync::Arc<RxFilter>> {
+    pub fn filter(&self) -> arc_swap::Guard<Arc<RxFilter>> {
         self.filter.load()
     }
 
@@ -217,7 +243,7 @@ impl PortState {
         for (flag, bit) in [(filter.unicast, UNICAST_ON), (filter.promiscuous, UNICAST_PROMISCUOUS)] {
             word |= if flag { bit } else { 0 };
         }
-        self.filter.store(std::sync::Arc::new(filter));
+        self.filter.store(Arc::new(filter));
         self.unicast.store(word, Ordering::Release);
     }
 

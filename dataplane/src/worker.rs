@@ -1,40 +1,22 @@
 //! A worker: one thread, pinned to one CPU, that polls the queues it owns and forwards to completion.
 
 use std::io;
+use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use arc_swap::{ArcSwap, Cache};
 use crossbeam_utils::CachePadded;
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use crate::forward::Forwarder;
 use crate::grace::Ticker;
 use crate::lists::Lists;
+use crate::pause::{Idle, Load, Pause, Rest};
 use crate::snapshot::Snapshot;
-use crate::{Grace, Ingress, IngressSlot, PortId};
-
-/// What a worker with nothing to do does.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Idle {
-    /// Spins a while, then naps, longer and longer up to [`LONGEST_NAP`].
-    Adaptive,
-    /// Polls without pause.
-    Spin,
-}
-
-/// How long a worker that had work keeps polling before it naps.
-pub const SPIN: Duration = Duration::from_micros(50);
-/// The longest nap: what the first frame after silence may wait.
-pub const LONGEST_NAP: Duration = Duration::from_micros(100);
-const FIRST_NAP: Duration = Duration::from_micros(20);
-
-#[derive(Debug, Default)]
-struct Load {
-    busy_ns: AtomicU64,
-    turns: AtomicU64,
-}
+use crate::{Arm, Grace, Ingress, IngressSlot, PortId};
 
 /// What all workers and the control thread share.
 pub struct Workers {
@@ -69,6 +51,7 @@ impl Workers {
     /// [`Grace::wait`] before tearing down what only the old one used.
     pub fn publish(&self, snapshot: Snapshot) {
         self.snapshot.store(Arc::new(snapshot));
+        self.grace.wake();
     }
 
     /// Time worker `index` spent on turns with work, so far; and the number of its turns.
@@ -97,8 +80,12 @@ impl Workers {
                     ticker,
                     idle,
                     owned: Vec::new(),
+                    hot: 0,
+                    round: 0,
                     missing: false,
                     lists: Lists::default(),
+                    kicks: Vec::new(),
+                    mute: 0,
                 }
                 .run();
             }
@@ -112,7 +99,8 @@ impl Workers {
 
     /// Asks all workers to end after the turn they are in.
     pub fn stop(&self) {
-        self.stop.store(true, Ordering::Release);
+        self.stop.store(true, Ordering::SeqCst);
+        self.grace.wake();
     }
 }
 
@@ -132,24 +120,43 @@ struct Owned {
     port: PortId,
     slot: Arc<IngressSlot>,
     queue: Box<dyn Ingress>,
+    /// Turns in a row that found nothing.
+    barren: u32,
 }
+
+/// A queue that gave nothing in this many turns is looked at less often, as long as others keep the worker busy.
+const BARREN: u32 = 64;
+/// Seldom-used queues looked at in each turn, at least.
+const LOOKS: usize = 8;
+/// Every seldom-used queue is looked at once in this many turns, however many there are.
+const ROUND: usize = 40;
+/// How long a worker sleeps at most: a signal that a peer failed to give costs this much, never a frame.
+const LONGEST_SLEEP: Timespec = Timespec { tv_sec: 0, tv_nsec: 50_000_000 };
 
 struct Worker<'s> {
     shared: &'s Workers,
     index: usize,
     ticker: Ticker,
     idle: Idle,
+    /// The queues that are ours; the first `hot` of them gave frames lately.
     owned: Vec<Owned>,
+    hot: usize,
+    /// Where among the others to look next.
+    round: usize,
     /// True while a queue that is ours is still in another worker's hands.
     missing: bool,
     lists: Lists,
+    /// What can wake us, kept for its room.
+    kicks: Vec<Arc<OwnedFd>>,
+    /// The queue that could not, when last asked.
+    mute: usize,
 }
 
 impl Worker<'_> {
     fn run(mut self) {
         let mut cache = Cache::new(&self.shared.snapshot);
         let mut current: Option<Arc<Snapshot>> = None;
-        let mut pause = Pause::new(self.idle);
+        let mut pause = Pause::new(self.idle, Instant::now());
         while !self.shared.stop.load(Ordering::Acquire) {
             let snapshot = cache.load();
             if self.missing || !current.as_ref().is_some_and(|c| Arc::ptr_eq(c, snapshot)) {
@@ -158,23 +165,86 @@ impl Worker<'_> {
             }
             let frames = self.turn(snapshot);
             self.ticker.tick();
-            pause.after(frames, &self.shared.loads[self.index]);
+            if let Rest::Nap(nap) = pause.after(frames, Instant::now(), &self.shared.loads[self.index]) {
+                self.rest(current.as_ref(), nap);
+                pause.rested(Instant::now());
+            }
         }
         for owned in self.owned.drain(..) {
             owned.slot.put_back(owned.queue);
         }
     }
 
-    /// Polls every queue once; returns the frames taken.
+    /// Polls the queues: those that gave frames lately, and a part of the others. Returns the frames taken.
     #[inline]
     fn turn(&mut self, snapshot: &Snapshot) -> usize {
         let mut frames = 0;
-        for owned in &mut self.owned {
-            let Some(from) = snapshot.port(owned.port) else { continue };
-            let mut sink = Forwarder { snapshot, from, worker: self.index, lists: &mut self.lists };
-            frames += owned.queue.poll(&mut sink);
+        let mut at = 0;
+        while at < self.hot {
+            let n = self.poll(snapshot, at);
+            frames += n;
+            if n == 0 && self.owned[at].barren >= BARREN {
+                self.hot -= 1;
+                self.owned.swap(at, self.hot);
+            } else {
+                at += 1;
+            }
+        }
+        let others = self.owned.len() - self.hot;
+        for _ in 0..others.min(LOOKS.max(others.div_ceil(ROUND))) {
+            // Queues change places as they warm up; one that is missed so is met a round later.
+            self.round = if self.round + 1 < self.owned.len() { (self.round + 1).max(self.hot) } else { self.hot };
+            let n = self.poll(snapshot, self.round);
+            frames += n;
+            if n > 0 {
+                self.owned.swap(self.round, self.hot);
+                self.hot += 1;
+                if self.hot == self.owned.len() {
+                    break;
+                }
+            }
         }
         frames
+    }
+
+    #[inline]
+    fn poll(&mut self, snapshot: &Snapshot, at: usize) -> usize {
+        let owned = &mut self.owned[at];
+        let Some(from) = snapshot.port(owned.port) else { return 0 };
+        let mut sink = Forwarder { snapshot, from, worker: self.index, lists: &mut self.lists };
+        let frames = owned.queue.poll(&mut sink);
+        owned.barren = if frames > 0 { 0 } else { owned.barren.saturating_add(1) };
+        frames
+    }
+
+    /// Sleeps until a peer signals or the control thread wakes us; naps where some peer gives no signal.
+    fn rest(&mut self, current: Option<&Arc<Snapshot>>, nap: Duration) {
+        let Some(bell) = self.ticker.lie_down() else { return std::thread::sleep(nap) };
+        let mut kicks = std::mem::take(&mut self.kicks);
+        let (armed, arm) = arm_all(&mut self.owned, &mut self.mute, &mut kicks);
+        let news = self.missing
+            || self.shared.stop.load(Ordering::SeqCst)
+            || !current.is_some_and(|c| Arc::ptr_eq(c, &self.shared.snapshot.load()));
+        match arm {
+            _ if news => {}
+            Arm::Busy => {}
+            Arm::Cannot => {
+                self.ticker.close_eyes();
+                std::thread::sleep(nap);
+            }
+            Arm::Quiet | Arm::Kick(_) => {
+                let mut fds: Vec<PollFd<'_>> = Vec::with_capacity(kicks.len() + 1);
+                fds.push(PollFd::new(&bell, PollFlags::IN));
+                fds.extend(kicks.iter().map(|fd| PollFd::from_borrowed_fd(fd.as_fd(), PollFlags::IN)));
+                self.ticker.close_eyes();
+                // An interruption is as good a reason to look as any.
+                let _ = poll(&mut fds, Some(&LONGEST_SLEEP));
+            }
+        }
+        self.ticker.get_up();
+        self.owned[..armed].iter_mut().for_each(|o| o.queue.disarm());
+        kicks.clear();
+        self.kicks = kicks;
     }
 
     /// Gives back the queues that are no longer ours and takes those that now are.
@@ -197,42 +267,34 @@ impl Worker<'_> {
                 continue;
             }
             match slot.take() {
-                Some(queue) => self.owned.push(Owned { port, slot: slot.clone(), queue }),
+                Some(queue) => self.owned.push(Owned { port, slot: slot.clone(), queue, barren: 0 }),
                 None => self.missing = true,
             }
         }
+        // All count as used lately until shown otherwise.
+        self.owned.iter_mut().for_each(|o| o.barren = 0);
+        (self.hot, self.round, self.mute) = (self.owned.len(), 0, 0);
     }
 }
 
-/// Decides after each turn whether to go on at once or to nap, and measures the busy time.
-struct Pause {
-    idle: Idle,
-    last: Instant,
-    last_work: Instant,
-    nap: Duration,
-}
-
-impl Pause {
-    fn new(idle: Idle) -> Pause {
-        let now = Instant::now();
-        Pause { idle, last: now, last_work: now, nap: FIRST_NAP }
+/// Arms every queue, the one that could not signal last time first, and stops at one that cannot or has work. Returns
+/// how many of the first were asked, and the answer that decides.
+fn arm_all(owned: &mut [Owned], mute: &mut usize, kicks: &mut Vec<Arc<OwnedFd>>) -> (usize, Arm) {
+    if let Some(last) = owned.get_mut(*mute)
+        && matches!(last.queue.arm(), Arm::Cannot)
+    {
+        last.queue.disarm();
+        return (0, Arm::Cannot);
     }
-
-    #[inline]
-    fn after(&mut self, frames: usize, load: &Load) {
-        let now = Instant::now();
-        load.turns.store(load.turns.load(Ordering::Relaxed).wrapping_add(1), Ordering::Relaxed);
-        if frames > 0 {
-            let busy = load.busy_ns.load(Ordering::Relaxed) + (now - self.last).as_nanos() as u64;
-            load.busy_ns.store(busy, Ordering::Relaxed);
-            self.last_work = now;
-            self.nap = FIRST_NAP;
-        } else if self.idle == Idle::Adaptive && now - self.last_work > SPIN {
-            std::thread::sleep(self.nap);
-            self.nap = (self.nap * 2).min(LONGEST_NAP);
-        } else {
-            std::hint::spin_loop();
+    for (at, owned) in owned.iter_mut().enumerate() {
+        match owned.queue.arm() {
+            Arm::Kick(fd) => kicks.push(fd),
+            Arm::Quiet => {}
+            end => {
+                *mute = at;
+                return (at + 1, end);
+            }
         }
-        self.last = if frames > 0 { now } else { Instant::now() };
     }
+    (owned.len(), Arm::Quiet)
 }

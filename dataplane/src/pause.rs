@@ -1,0 +1,144 @@
+//! What a worker does after a turn: go on, or rest, and how long.
+//!
+//! ```text
+//!   frames --> spin (as long as work was seldom farther apart than that) --> nap 20, 40, 80, 100 us ...
+//!                                                                     \--> or sleep, when every peer can wake it
+//! ```
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+/// What a worker with nothing to do does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Idle {
+    /// Spins a while, then sleeps until a peer signals; where some peer cannot, naps, longer and longer up to
+    /// [`LONGEST_NAP`].
+    Adaptive,
+    /// Polls without pause.
+    Spin,
+}
+
+/// How long a worker that had work keeps polling at least before it rests.
+pub const SPIN: Duration = Duration::from_micros(50);
+/// How long it keeps polling at most, when work kept coming at such distances: a request and its response.
+pub const LONGEST_SPIN: Duration = Duration::from_millis(1);
+/// The longest nap: what the first frame after silence may wait.
+pub const LONGEST_NAP: Duration = Duration::from_micros(100);
+const FIRST_NAP: Duration = Duration::from_micros(20);
+
+/// What the control thread is told of a worker.
+#[derive(Debug, Default)]
+pub(crate) struct Load {
+    pub(crate) busy_ns: AtomicU64,
+    pub(crate) turns: AtomicU64,
+}
+
+/// What to do next.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Rest {
+    /// The next turn at once.
+    None,
+    /// Rest: sleep if every peer can wake the worker, else nap this long.
+    Nap(Duration),
+}
+
+/// Decides after each turn, and measures the busy time: that of turns that found frames.
+pub(crate) struct Pause {
+    idle: Idle,
+    last: Instant,
+    last_work: Instant,
+    nap: Duration,
+    /// Smoothed distance of turns that had work.
+    gap: Duration,
+}
+
+impl Pause {
+    pub(crate) fn new(idle: Idle, now: Instant) -> Pause {
+        Pause { idle, last: now, last_work: now, nap: FIRST_NAP, gap: Duration::ZERO }
+    }
+
+    /// After a turn that ended at `now` and took `frames` frames.
+    #[inline]
+    pub(crate) fn after(&mut self, frames: usize, now: Instant, load: &Load) -> Rest {
+        load.turns.store(load.turns.load(Ordering::Relaxed).wrapping_add(1), Ordering::Relaxed);
+        let since = now.saturating_duration_since(self.last_work);
+        if frames > 0 {
+            let busy = now.saturating_duration_since(self.last).as_nanos() as u64;
+            load.busy_ns.store(load.busy_ns.load(Ordering::Relaxed) + busy, Ordering::Relaxed);
+            // A quarter of each new distance; long silences are not distances of a conversation.
+            self.gap = (self.gap * 3 + since.min(LONGEST_SPIN * 2)) / 4;
+            (self.last_work, self.last, self.nap) = (now, now, FIRST_NAP);
+            return Rest::None;
+        }
+        self.last = now;
+        if self.idle == Idle::Spin || since <= self.patience() {
+            std::hint::spin_loop();
+            return Rest::None;
+        }
+        let nap = self.nap;
+        self.nap = (self.nap * 2).min(LONGEST_NAP);
+        Rest::Nap(nap)
+    }
+
+    /// Twice the usual distance, so that the ordinary late one still meets a spinning worker. Where work comes
+    /// farther apart than [`LONGEST_SPIN`], spinning in between would be all the worker does.
+    fn patience(&self) -> Duration {
+        if self.gap > LONGEST_SPIN { SPIN } else { (self.gap * 2).clamp(SPIN, LONGEST_SPIN) }
+    }
+
+    /// The worker has rested until `now`: that was not a turn.
+    pub(crate) fn rested(&mut self, now: Instant) {
+        self.last = now;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const US: Duration = Duration::from_micros(1);
+
+    #[test]
+    fn naps_grow_and_end_with_work() {
+        let (start, load) = (Instant::now(), Load::default());
+        let mut pause = Pause::new(Idle::Adaptive, start);
+        assert_eq!(pause.after(0, start + SPIN, &load), Rest::None);
+        let naps: Vec<_> = (1..6).map(|n| pause.after(0, start + SPIN + US * n, &load)).collect();
+        assert_eq!(naps, [20, 40, 80, 100, 100].map(|n| Rest::Nap(US * n)));
+        assert_eq!(pause.after(1, start + US * 500, &load), Rest::None);
+        // The gap of 500 us counts a quarter.
+        assert_eq!(pause.after(0, start + US * 700, &load), Rest::None);
+        assert_eq!(pause.after(0, start + US * 751, &load), Rest::Nap(FIRST_NAP));
+        assert_eq!(load.turns.load(Ordering::Relaxed), 9);
+    }
+
+    #[test]
+    fn a_conversation_keeps_the_worker_spinning_and_rare_work_does_not() {
+        let (start, load) = (Instant::now(), Load::default());
+        let mut pause = Pause::new(Idle::Adaptive, start);
+        let mut now = start;
+        for _ in 0..40 {
+            now += US * 300;
+            pause.after(1, now, &load);
+        }
+        assert_eq!(pause.after(0, now + US * 590, &load), Rest::None);
+        assert_ne!(pause.after(0, now + US * 605, &load), Rest::None);
+        for _ in 0..40 {
+            now += Duration::from_millis(20);
+            pause.after(1, now, &load);
+        }
+        assert_ne!(pause.after(0, now + US * 51, &load), Rest::None);
+    }
+
+    #[test]
+    fn busy_time_is_that_of_turns_with_frames() {
+        let (start, load) = (Instant::now(), Load::default());
+        let mut pause = Pause::new(Idle::Spin, start);
+        pause.after(0, start + US * 100, &load);
+        pause.after(3, start + US * 107, &load);
+        assert_eq!(pause.after(0, start + US * 10_000, &load), Rest::None);
+        pause.rested(start + US * 20_000);
+        pause.after(1, start + US * 20_002, &load);
+        assert_eq!(load.busy_ns.load(Ordering::Relaxed), 9_000);
+    }
+}
