@@ -16,7 +16,7 @@ pub(crate) fn admit(snapshot: &Snapshot, port: &PortEntry, frame: &Frame) -> Res
 
 /// Checks the length, or that of the segments an offload request makes.
 #[inline]
-fn check_length(snapshot: &Snapshot, frame: &Frame) -> Result<(), DropReason> {
+pub(crate) fn check_length(snapshot: &Snapshot, frame: &Frame) -> Result<(), DropReason> {
     let longest = match frame.offload().gso {
         Some(gso) => usize::from(gso.header) + usize::from(gso.mss),
         None => frame.len(),

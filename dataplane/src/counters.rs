@@ -88,19 +88,14 @@ impl Counters {
         &self.0[worker % self.0.len()]
     }
 
-    /// `frames` frames with `bytes` bytes came in; call only from worker `worker`, as all below.
+    /// `frames` frames with `bytes` bytes came in, and `forwarded` of them were handed to `copies` ports all together;
+    /// call only from worker `worker`, as all below.
     #[inline]
-    pub fn count_in(&self, worker: usize, frames: u64, bytes: u64) {
+    pub fn count_in(&self, worker: usize, frames: u64, bytes: u64, forwarded: u64, copies: u64) {
         let s = self.shard(worker);
         add(&s.in_frames, frames);
         add(&s.in_bytes, bytes);
-    }
-
-    /// `frames` of them were handed to `copies` ports all together.
-    #[inline]
-    pub fn count_forwarded(&self, worker: usize, frames: u64, copies: u64) {
-        let s = self.shard(worker);
-        add(&s.in_forwarded, frames);
+        add(&s.in_forwarded, forwarded);
         add(&s.in_copies, copies);
     }
 

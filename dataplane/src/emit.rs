@@ -38,6 +38,7 @@ pub struct Caps {
 /// How one delivery is carried out. Cheap: it copies no payload and no head.
 pub struct Plan<'b, 'm> {
     frame: &'b Frame,
+    head: &'b [u8],
     slices: &'b [Slice<'m>],
     tag: Option<Tag>,
     inline_tag: bool,
@@ -58,9 +59,9 @@ impl<'b, 'm> Plan<'b, 'm> {
     #[inline]
     pub fn new(burst: &'b Burst<'m>, delivery: &Delivery, caps: Caps) -> Option<Plan<'b, 'm>> {
         let frame = burst.frames().get(usize::from(delivery.frame))?;
-        let offload = frame.offload();
+        let (offload, head) = (frame.offload(), burst.head_of(frame));
         let segmentation = match offload.gso {
-            Some(gso) if !caps.tso => Transport::parse(frame.head()).map(|transport| {
+            Some(gso) if !caps.tso => Transport::parse(head).map(|transport| {
                 let payload = frame.len() - usize::from(gso.header);
                 Segmentation { gso, transport, count: payload.div_ceil(usize::from(gso.mss)) as u32 }
             }),
@@ -75,6 +76,7 @@ impl<'b, 'm> Plan<'b, 'm> {
         };
         Some(Plan {
             frame,
+            head,
             slices: burst.slices_of(frame),
             tag: delivery.tag,
             inline_tag: delivery.tag.is_some() && !caps.tag,
@@ -110,6 +112,13 @@ impl<'b, 'm> Plan<'b, 'm> {
     #[inline]
     pub fn frame(&self) -> &'b Frame {
         self.frame
+    }
+
+    /// The bytes of the untagged frame that were read ahead, at most [`HEAD_MAX`]: with an offload request, all
+    /// headers that it concerns.
+    #[inline]
+    pub fn head(&self) -> &'b [u8] {
+        self.head
     }
 
     /// The tag to hand over beside the frame; `None` when there is none or it is written inline.
@@ -150,17 +159,52 @@ impl<'b, 'm> Plan<'b, 'm> {
 
     /// Writes output frame `index` into `room`, whose pieces must hold [`Plan::len`] bytes; false when
     /// they do not (what was written is then of no meaning).
+    #[inline]
     pub fn write(&self, index: u32, room: &[Slice<'_>]) -> bool {
+        match room {
+            [to] if self.frame.is_plain() && !self.inline_tag => self.write_plain(to),
+            _ => self.write_any(index, room),
+        }
+    }
+
+    /// The common frame: it goes out as it came in, into one piece.
+    #[inline]
+    fn write_plain(&self, to: &Slice<'_>) -> bool {
+        let (head, len) = (usize::from(self.frame.head_len), self.frame.len());
+        if len <= head {
+            // Beyond the frame the head holds zeros: the padding.
+            return to.write_head(&self.frame.head, if self.pad { len.max(MIN_FRAME) } else { len });
+        }
+        if !to.write_head(&self.frame.head, head) {
+            return false;
+        }
+        let Some(mut to) = to.sub(head, len - head) else { return false };
+        let (mut skip, mut left) = (self.frame.skip as usize, len - head);
+        for piece in self.slices {
+            let Some(part) = piece.sub(skip.min(piece.len()), piece.len().saturating_sub(skip)) else { return false };
+            skip = skip.saturating_sub(piece.len());
+            let n = part.copy_to(&to);
+            left -= n;
+            if left == 0 {
+                return true;
+            }
+            let Some(rest) = to.sub(n, left) else { return false };
+            to = rest;
+        }
+        false
+    }
+
+    fn write_any(&self, index: u32, room: &[Slice<'_>]) -> bool {
         let mut head = [0u8; HEAD_MAX + TAG_LEN];
         let (head_len, payload, seed) = match self.segmentation {
             None => {
-                let n = self.frame.head().len();
-                head[..n].copy_from_slice(self.frame.head());
+                let n = self.head.len();
+                head[..n].copy_from_slice(self.head);
                 (n, (n, self.frame.len() - n), self.fill.map(|(start, at)| (start, at, Sum::new())))
             }
             Some(s) => {
                 let n = usize::from(s.gso.header);
-                head[..n].copy_from_slice(&self.frame.head()[..n]);
+                head[..n].copy_from_slice(&self.head[..n]);
                 let payload = self.segment(&s, index);
                 let sum = patch_segment(&mut head[..n], &s, index, payload.1, index + 1 == s.count);
                 (n, payload, Some((s.transport.l4, s.transport.l4 + 16, sum)))
@@ -193,7 +237,7 @@ impl<'b, 'm> Plan<'b, 'm> {
         if !cursor.put(&head[..head_len]) {
             return false;
         }
-        let skip_in_slices = payload.0 + self.frame.skip as usize - self.frame.head().len();
+        let skip_in_slices = payload.0 + self.frame.skip as usize - self.head.len();
         let ok = match &mut summed {
             None => cursor.copy_from(self.slices, skip_in_slices, payload.1),
             // Bytes before `start` that lie beyond the head are not summed.

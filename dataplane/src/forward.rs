@@ -1,12 +1,19 @@
-//! A burst from one port through all stages: admit, resolve, deliver, account.
+//! The whole path of one burst, from a port's queue into other ports' rings.
+//!
+//! Frames of a burst are often of one conversation. What was decided for one, where it was the plain case of a unicast
+//! frame for one port, holds for the next of the same addresses and VLAN in the same burst: all that it depended on
+//! was looked at a moment before. Such a [`Memo`] lives as long as the burst.
 
-use crate::admit::admit;
+use teaming::Choice;
+use wire::{ETH_HEADER, Tag};
+
+use crate::admit::{admit, check_length};
 use crate::lists::Lists;
 use crate::resolve::resolve;
 use crate::snapshot::{PortEntry, Role, Snapshot};
-use crate::{Burst, DropReason, Sink};
+use crate::{Burst, Delivery, DropReason, Frame, PortId, Sink};
 
-/// Forwards the bursts of one port; lives for one poll.
+/// Forwards what one port harvested.
 pub(crate) struct Forwarder<'a> {
     pub(crate) snapshot: &'a Snapshot,
     pub(crate) from: &'a PortEntry,
@@ -14,41 +21,99 @@ pub(crate) struct Forwarder<'a> {
     pub(crate) lists: &'a mut Lists,
 }
 
+/// The last plain decision.
+struct Memo {
+    /// Destination and source address, and the Ethernet type.
+    ethernet: [u8; ETH_HEADER],
+    tag: Option<Tag>,
+    to: PortId,
+    out_tag: Option<Tag>,
+}
+
+impl Memo {
+    /// True when `frame` is decided as the remembered one was.
+    #[inline]
+    fn fits(&self, frame: &Frame) -> bool {
+        frame.head[..ETH_HEADER] == self.ethernet && frame.tag() == self.tag
+    }
+}
+
+/// What the burst has come to so far.
+#[derive(Default)]
+struct Sums {
+    bytes: u64,
+    forwarded: u64,
+    copies: u64,
+}
+
 impl Sink for Forwarder<'_> {
     fn forward(&mut self, burst: &Burst<'_>) {
         let counters = &self.from.counters;
-        let mut bytes = 0u64;
-        let (mut forwarded, mut copies) = (0u64, 0u64);
+        let mut sums = Sums::default();
+        let mut memo: Option<Memo> = None;
         for (index, frame) in burst.frames().iter().enumerate() {
-            bytes += frame.len() as u64;
-            if let (Role::Uplink(_), Some(inbox)) = (&self.from.role, self.snapshot.inbox())
-                && inbox.wants(frame)
+            sums.bytes += frame.len() as u64;
+            if let Some(memo) = memo.as_ref().filter(|m| m.fits(frame))
+                && check_length(self.snapshot, frame).is_ok()
             {
-                inbox.hear(self.from.id, burst, frame);
-                counters.count_in_drop(self.worker, DropReason::Beacon);
+                self.lists.put(memo.to, Delivery { frame: index as u8, tag: memo.out_tag });
+                sums.forwarded += 1;
+                sums.copies += 1;
                 continue;
             }
-            let verdict = admit(self.snapshot, self.from, frame)
-                .and_then(|domain| resolve(self.snapshot, self.from, index as u8, frame, domain, self.lists));
-            match verdict {
-                Ok(n) => {
-                    forwarded += 1;
-                    copies += u64::from(n);
-                }
-                Err(reason) => counters.count_in_drop(self.worker, reason),
-            }
+            memo = self.decide(burst, index as u8, frame, &mut sums);
         }
         for (reason, len) in burst.rejected() {
-            bytes += u64::from(*len);
+            sums.bytes += u64::from(*len);
             counters.count_in_drop(self.worker, *reason);
         }
-        counters.count_in(self.worker, burst.harvested() as u64, bytes);
-        counters.count_forwarded(self.worker, forwarded, copies);
+        counters.count_in(self.worker, burst.harvested() as u64, sums.bytes, sums.forwarded, sums.copies);
         self.deliver(burst);
     }
 }
 
 impl Forwarder<'_> {
+    /// Puts the frame on the lists of the ports it is for, or counts why there is none. Returns what may be
+    /// remembered of it.
+    fn decide(&mut self, burst: &Burst<'_>, index: u8, frame: &Frame, sums: &mut Sums) -> Option<Memo> {
+        if let (Role::Uplink(_), Some(inbox)) = (&self.from.role, self.snapshot.inbox())
+            && inbox.wants(frame)
+        {
+            inbox.hear(self.from.id, burst, frame);
+            self.from.counters.count_in_drop(self.worker, DropReason::Beacon);
+            return None;
+        }
+        let verdict = admit(self.snapshot, self.from, frame)
+            .and_then(|domain| resolve(self.snapshot, self.from, index, frame, domain, self.lists));
+        match verdict {
+            Ok(resolved) => {
+                sums.forwarded += 1;
+                sums.copies += u64::from(resolved.copies);
+                let (to, out_tag) = resolved.alone?;
+                self.memorable(frame).then(|| {
+                    let mut ethernet = [0; ETH_HEADER];
+                    ethernet.copy_from_slice(&frame.head[..ETH_HEADER]);
+                    Memo { ethernet, tag: frame.tag(), to, out_tag }
+                })
+            }
+            Err(reason) => {
+                self.from.counters.count_in_drop(self.worker, reason);
+                None
+            }
+        }
+    }
+
+    /// True when the decision depended on nothing but addresses, type, tag and length. A priority tag may hide another,
+    /// and an uplink may be chosen by more than addresses.
+    fn memorable(&self, frame: &Frame) -> bool {
+        let by_addresses = match &self.from.role {
+            Role::Vnic(vnic) => matches!(vnic.placement.send, Choice::One(_) | Choice::None),
+            Role::Uplink(_) => true,
+        };
+        by_addresses && frame.tag().is_none_or(|tag| tag.vid() != 0)
+    }
+
+    #[inline]
     fn deliver(&mut self, burst: &Burst<'_>) {
         let (snapshot, worker) = (self.snapshot, self.worker);
         self.lists.drain(|port, list, tally| {

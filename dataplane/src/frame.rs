@@ -13,8 +13,8 @@ use crate::emit::MAX_SEGMENTS;
 pub const BURST: usize = 32;
 /// Most bytes of a frame's head that are read ahead: Ethernet 14, IPv6 40, options, TCP 60.
 pub const HEAD_MAX: usize = 192;
-/// Bytes read ahead of a frame without an offload request: one cache line.
-const HEAD_PLAIN: usize = 64;
+/// Bytes read ahead of every frame: one cache line.
+pub const HEAD_PLAIN: usize = sharedmem::HEAD;
 /// Longest frame in bytes that may enter, with everything a segmentation offload may hold.
 pub const MAX_FRAME: usize = 65_535 + ETH_HEADER;
 /// Most memory pieces one frame may consist of.
@@ -61,22 +61,38 @@ pub struct Offload {
 /// One frame. Its tag is out of band whatever the sender did; all offsets are of the untagged frame.
 #[derive(Clone, Debug)]
 pub struct Frame {
-    pub(crate) head: [u8; HEAD_MAX],
-    pub(crate) head_len: u16,
+    /// Zeros beyond `head_len`: a short frame is padded by writing more of it.
+    pub(crate) head: [u8; HEAD_PLAIN],
     len: u32,
+    /// Bytes of the memory pieces that the head (or the long head) already covers, with a tag that was cut out.
+    pub(crate) skip: u32,
     pub(crate) first: u16,
     pub(crate) count: u16,
-    /// Bytes of the memory pieces that the head already covers (with a tag that was cut out).
-    pub(crate) skip: u32,
+    pub(crate) head_len: u8,
+    /// One more than the number of the long head, which a frame with an offload request has; else 0.
+    long: u8,
     tag: Option<Tag>,
     offload: Offload,
 }
 
 impl Frame {
-    /// The bytes read ahead: at least the Ethernet header.
+    const EMPTY: Frame = Frame {
+        head: [0; HEAD_PLAIN],
+        len: 0,
+        skip: 0,
+        first: 0,
+        count: 0,
+        head_len: 0,
+        long: 0,
+        tag: None,
+        offload: Offload { csum: Csum::AsIs, gso: None },
+    };
+
+    /// The first bytes, at least the Ethernet header and at most [`HEAD_PLAIN`]. Of a frame with an offload request
+    /// more were read: see [`crate::Plan::head`].
     #[inline]
     pub fn head(&self) -> &[u8] {
-        &self.head[..usize::from(self.head_len)]
+        self.head.get(..usize::from(self.head_len)).unwrap_or(&self.head)
     }
 
     /// Length in bytes of the untagged frame.
@@ -93,13 +109,15 @@ impl Frame {
     /// Destination address.
     #[inline]
     pub fn dst(&self) -> Mac {
-        Mac::read(&self.head).unwrap_or_default()
+        let [a, b, c, d, e, f, ..] = self.head;
+        Mac([a, b, c, d, e, f])
     }
 
     /// Source address.
     #[inline]
     pub fn src(&self) -> Mac {
-        Mac::read(&self.head[6..]).unwrap_or_default()
+        let [_, _, _, _, _, _, a, b, c, d, e, f, ..] = self.head;
+        Mac([a, b, c, d, e, f])
     }
 
     /// The outermost 802.1Q tag the sender put on the frame, in or out of band.
@@ -113,12 +131,22 @@ impl Frame {
     pub fn offload(&self) -> Offload {
         self.offload
     }
+
+    /// True when the frame asks for nothing: it goes out as it came in.
+    #[inline]
+    pub fn is_plain(&self) -> bool {
+        self.long == 0
+    }
 }
 
 /// Up to [`BURST`] frames harvested from one queue of one port.
 #[derive(Default)]
 pub struct Burst<'m> {
     frames: ArrayVec<Frame, BURST>,
+    /// The heads of frames with an offload request, as long as such a request may concern.
+    long: ArrayVec<[u8; HEAD_MAX], BURST>,
+    /// The length of each.
+    long_len: [u8; BURST],
     slices: ArrayVec<Slice<'m>, BURST_SLICES>,
     rejected: ArrayVec<(DropReason, u32), BURST>,
 }
@@ -127,7 +155,13 @@ impl<'m> Burst<'m> {
     /// An empty burst; nothing is initialised until frames come in.
     #[inline]
     pub fn new() -> Burst<'m> {
-        Burst { frames: ArrayVec::new_const(), slices: ArrayVec::new_const(), rejected: ArrayVec::new_const() }
+        Burst {
+            frames: ArrayVec::new_const(),
+            long: ArrayVec::new_const(),
+            long_len: [0; BURST],
+            slices: ArrayVec::new_const(),
+            rejected: ArrayVec::new_const(),
+        }
     }
 
     /// The frames, in order.
@@ -156,8 +190,9 @@ impl<'m> Burst<'m> {
     /// Copies the untagged frame's first bytes into `out`; returns how many. For frames that the switch
     /// itself reads, not for delivery.
     pub(crate) fn copy_frame(&self, frame: &Frame, out: &mut [u8]) -> usize {
-        let mut at = frame.head().len().min(out.len());
-        out[..at].copy_from_slice(&frame.head()[..at]);
+        let head = self.head_of(frame);
+        let mut at = head.len().min(out.len());
+        out[..at].copy_from_slice(&head[..at]);
         let mut skip = frame.skip as usize;
         for piece in self.slices_of(frame) {
             let from = skip.min(piece.len());
@@ -169,6 +204,20 @@ impl<'m> Burst<'m> {
             at += n;
         }
         at
+    }
+
+    /// All bytes of `frame` that were read ahead.
+    #[inline]
+    pub(crate) fn head_of<'b>(&'b self, frame: &'b Frame) -> &'b [u8] {
+        match usize::from(frame.long).checked_sub(1) {
+            None => frame.head(),
+            Some(at) => self
+                .long
+                .get(at)
+                .zip(self.long_len.get(at))
+                .and_then(|(head, len)| head.get(..usize::from(*len)))
+                .unwrap_or(&[]),
+        }
     }
 
     /// The memory pieces of `frame`, whole (the head included).
@@ -190,81 +239,86 @@ impl<'m> Burst<'m> {
     ///
     /// A frame that is a runt, too long, or whose offload request does not fit it, is counted as
     /// rejected with that reason: either way it is accounted for.
+    #[inline]
     pub fn push(&mut self, pieces: &[Slice<'m>], tag: Option<Tag>, offload: Offload) {
-        let len: usize = pieces.iter().map(Slice::len).sum();
-        match self.build(pieces, len, tag, offload) {
-            Ok(frame) => {
-                // Cannot fail: has_room was the caller's condition; if it was not kept the frame is lost to the burst
-                // but counted.
-                if self.frames.try_push(frame).is_err() {
-                    self.reject(DropReason::BadDescriptor, len);
-                }
-            }
-            Err(reason) => self.reject(reason, len),
+        let before = self.frames.len();
+        let verdict = match pieces {
+            [piece] if !asks(offload) => self.push_one(piece, tag),
+            _ => self.push_any(pieces, tag, offload),
+        };
+        if let Err(reason) = verdict {
+            self.frames.truncate(before);
+            self.reject(reason, pieces.iter().map(Slice::len).sum());
         }
     }
 
-    fn build(
-        &mut self,
-        pieces: &[Slice<'m>],
-        len: usize,
-        tag: Option<Tag>,
-        offload: Offload,
-    ) -> Result<Frame, DropReason> {
-        if len < ETH_HEADER {
-            return Err(DropReason::Runt);
+    /// The common frame: in one piece, and as it is to be sent.
+    #[inline]
+    fn push_one(&mut self, piece: &Slice<'m>, tag: Option<Tag>) -> Result<(), DropReason> {
+        let len = piece.len();
+        check_length(len)?;
+        let first = self.slices.len() as u16;
+        // Neither can fail while has_room holds, the caller's condition; if it does not the frame is counted as bad.
+        self.slices.try_push(*piece).map_err(|_| DropReason::BadDescriptor)?;
+        self.frames.try_push(Frame::EMPTY).map_err(|_| DropReason::BadDescriptor)?;
+        let frame = self.frames.last_mut().ok_or(DropReason::BadDescriptor)?;
+        let got = piece.read_head(&mut frame.head);
+        (frame.len, frame.skip, frame.head_len) = (len as u32, got as u32, got as u8);
+        (frame.first, frame.count, frame.tag) = (first, 1, tag);
+        if tag.is_none() && be16(&frame.head, 12) == Some(ETHERTYPE_VLAN) {
+            let tci = cut_tag(&mut frame.head, got)?;
+            frame.head_len -= TAG_LEN as u8;
+            frame.len -= TAG_LEN as u32;
+            frame.tag = Some(tci);
         }
-        if len > MAX_FRAME + TAG_LEN {
-            return Err(DropReason::Oversize);
-        }
+        if frame.len() > MAX_FRAME { Err(DropReason::Oversize) } else { Ok(()) }
+    }
+
+    /// Any frame.
+    fn push_any(&mut self, pieces: &[Slice<'m>], tag: Option<Tag>, offload: Offload) -> Result<(), DropReason> {
+        let len: usize = pieces.iter().map(Slice::len).sum();
+        check_length(len)?;
         if pieces.len() > MAX_FRAME_SLICES.min(self.slices.remaining_capacity()) {
             return Err(DropReason::BadDescriptor);
         }
-        let wanted = if offload == Offload::default() || offload.csum == Csum::Good && offload.gso.is_none() {
-            HEAD_PLAIN
-        } else {
-            HEAD_MAX
-        };
-        let mut frame = Frame {
-            head: [0; HEAD_MAX],
-            head_len: 0,
-            len: len as u32,
-            first: self.slices.len() as u16,
-            count: pieces.len() as u16,
-            skip: 0,
-            tag,
-            offload,
-        };
-        let got = gather(pieces, &mut frame.head[..wanted.min(len)]);
-        frame.head_len = got as u16;
-        frame.skip = got as u32;
-        if tag.is_none() && be16(&frame.head, 12) == Some(ETHERTYPE_VLAN) {
-            cut_tag(&mut frame)?;
+        let mut long = [0; HEAD_MAX];
+        let wanted = if asks(offload) { HEAD_MAX } else { HEAD_PLAIN };
+        let got = gather(pieces, &mut long[..wanted.min(len)]);
+        let mut draft = Draft { head: &mut long, head_len: got, len, tag, offload };
+        if tag.is_none() && be16(draft.head, 12) == Some(ETHERTYPE_VLAN) {
+            draft.cut_tag()?;
         }
-        check_offload(&mut frame)?;
+        draft.check_offload()?;
+        let Draft { head_len, len, tag, offload, .. } = draft;
+        let mut frame = Frame { len: len as u32, skip: got as u32, tag, offload, ..Frame::EMPTY };
+        (frame.first, frame.count) = (self.slices.len() as u16, pieces.len() as u16);
+        let short = head_len.min(HEAD_PLAIN);
+        frame.head[..short].copy_from_slice(&long[..short]);
+        frame.head_len = short as u8;
+        if asks(offload) {
+            let at = self.long.len();
+            self.long.try_push(long).map_err(|_| DropReason::BadDescriptor)?;
+            *self.long_len.get_mut(at).ok_or(DropReason::BadDescriptor)? = head_len as u8;
+            frame.long = at as u8 + 1;
+        }
         self.slices.try_extend_from_slice(pieces).map_err(|_| DropReason::BadDescriptor)?;
-        Ok(frame)
+        self.frames.try_push(frame).map_err(|_| DropReason::BadDescriptor)
     }
 }
 
-/// Writes the lengths and sums of a segmentation request into the head as the largest single packet
-/// would have them. Senders differ here (vmxnet3 leaves the length out of the pseudo-header sum and
-/// the IPv4 header sum zero, virtio has both), receivers and [`crate::Plan`] need not.
-fn normalise_gso(frame: &mut Frame, t: &Transport) -> Result<(), DropReason> {
-    let l4_total = frame.len() - t.l4;
-    let head = &mut frame.head[..usize::from(frame.head_len)];
-    let (at, length) =
-        if t.v6 { (t.l3 + 4, frame.len as usize - t.l3 - 40) } else { (t.l3 + 2, frame.len as usize - t.l3) };
-    let length = u16::try_from(length).map_err(|_| DropReason::Oversize)?;
-    head[at..at + 2].copy_from_slice(&length.to_be_bytes());
-    if !t.v6 {
-        head[t.l3 + 10..t.l3 + 12].fill(0);
-        let sum = !sum_be(&head[t.l3..t.l4]);
-        head[t.l3 + 10..t.l3 + 12].copy_from_slice(&sum.to_be_bytes());
+/// True for a request that somebody has to carry out.
+#[inline]
+fn asks(offload: Offload) -> bool {
+    offload.gso.is_some() || matches!(offload.csum, Csum::Fill { .. })
+}
+
+/// Checks the length of a frame as it lies in memory.
+#[inline]
+fn check_length(len: usize) -> Result<(), DropReason> {
+    if len < ETH_HEADER {
+        return Err(DropReason::Runt);
     }
-    let pseudo = pseudo_header(t.addresses(head), TCP, l4_total as u32).folded();
-    head[t.l4 + 16..t.l4 + 18].copy_from_slice(&pseudo.to_be_bytes());
-    Ok(())
+    if len > MAX_FRAME + TAG_LEN { Err(DropReason::Oversize) } else { Ok(()) }
 }
 
 /// Copies the first bytes of the pieces into `out`; returns how many there were.
@@ -284,55 +338,91 @@ fn gather(pieces: &[Slice<'_>], out: &mut [u8]) -> usize {
     at
 }
 
-fn cut_tag(frame: &mut Frame) -> Result<(), DropReason> {
-    let head_len = usize::from(frame.head_len);
-    let Some(tci) = be16(&frame.head[..head_len], ETH_HEADER) else { return Err(DropReason::Runt) };
+/// Takes the tag out of a head of which `head_len` bytes were read; zeros follow what is left.
+fn cut_tag(head: &mut [u8], head_len: usize) -> Result<Tag, DropReason> {
     if head_len < ETH_HEADER + TAG_LEN {
         return Err(DropReason::Runt);
     }
-    frame.tag = Some(Tag(tci));
-    frame.head.copy_within(16..head_len, 12);
-    frame.head_len -= TAG_LEN as u16;
-    frame.len -= TAG_LEN as u32;
-    let shift = |offset: u16| offset.checked_sub(TAG_LEN as u16).ok_or(DropReason::BadOffload);
-    if let Csum::Fill { start, at } = frame.offload.csum {
-        frame.offload.csum = Csum::Fill { start: shift(start)?, at: shift(at)? };
-    }
-    if let Some(gso) = &mut frame.offload.gso {
-        gso.header = shift(gso.header)?;
-    }
-    Ok(())
+    let tci = be16(head, ETH_HEADER).ok_or(DropReason::Runt)?;
+    head.copy_within(16..head_len, 12);
+    head[head_len - TAG_LEN..head_len].fill(0);
+    Ok(Tag(tci))
 }
 
-/// Checks that an offload request fits the frame, and makes a needless one none.
-fn check_offload(frame: &mut Frame) -> Result<(), DropReason> {
-    if frame.len() > MAX_FRAME {
-        return Err(DropReason::Oversize);
-    }
-    if let Some(gso) = frame.offload.gso {
-        let t = Transport::parse(frame.head()).ok_or(DropReason::BadOffload)?;
-        let header = usize::from(gso.header);
-        let fits = t.protocol == TCP
-            && t.l4_len >= 20
-            && t.payload() == header
-            && header <= frame.head().len()
-            && header <= frame.len();
-        if !fits || gso.mss == 0 || (frame.len() - header).div_ceil(usize::from(gso.mss)) > MAX_SEGMENTS {
-            return Err(DropReason::BadOffload);
+/// A frame being made.
+struct Draft<'h> {
+    head: &'h mut [u8; HEAD_MAX],
+    head_len: usize,
+    len: usize,
+    tag: Option<Tag>,
+    offload: Offload,
+}
+
+impl Draft<'_> {
+    fn cut_tag(&mut self) -> Result<(), DropReason> {
+        self.tag = Some(cut_tag(self.head, self.head_len)?);
+        self.head_len -= TAG_LEN;
+        self.len -= TAG_LEN;
+        let shift = |offset: u16| offset.checked_sub(TAG_LEN as u16).ok_or(DropReason::BadOffload);
+        if let Csum::Fill { start, at } = self.offload.csum {
+            self.offload.csum = Csum::Fill { start: shift(start)?, at: shift(at)? };
         }
-        frame.offload.csum = Csum::Fill { start: t.l4 as u16, at: (t.l4 + 16) as u16 };
-        normalise_gso(frame, &t)?;
-        if frame.len() - header <= usize::from(gso.mss) {
-            frame.offload.gso = None;
+        if let Some(gso) = &mut self.offload.gso {
+            gso.header = shift(gso.header)?;
         }
+        Ok(())
     }
-    if let Csum::Fill { start, at } = frame.offload.csum {
-        let (start, at) = (usize::from(start), usize::from(at));
-        // With a tag inline the offsets must still fit their 16 bits.
-        let tagged = at + TAG_LEN <= usize::from(u16::MAX);
-        if start < ETH_HEADER || at < start || at + 2 > frame.len() || !tagged {
-            return Err(DropReason::BadOffload);
+
+    /// Checks that an offload request fits the frame, and makes a needless one none.
+    fn check_offload(&mut self) -> Result<(), DropReason> {
+        if self.len > MAX_FRAME {
+            return Err(DropReason::Oversize);
         }
+        if let Some(gso) = self.offload.gso {
+            let head = &self.head[..self.head_len];
+            let t = Transport::parse(head).ok_or(DropReason::BadOffload)?;
+            let header = usize::from(gso.header);
+            let fits = t.protocol == TCP
+                && t.l4_len >= 20
+                && t.payload() == header
+                && header <= self.head_len
+                && header <= self.len;
+            if !fits || gso.mss == 0 || (self.len - header).div_ceil(usize::from(gso.mss)) > MAX_SEGMENTS {
+                return Err(DropReason::BadOffload);
+            }
+            self.offload.csum = Csum::Fill { start: t.l4 as u16, at: (t.l4 + 16) as u16 };
+            self.normalise_gso(&t)?;
+            if self.len - header <= usize::from(gso.mss) {
+                self.offload.gso = None;
+            }
+        }
+        if let Csum::Fill { start, at } = self.offload.csum {
+            let (start, at) = (usize::from(start), usize::from(at));
+            // With a tag inline the offsets must still fit their 16 bits.
+            let tagged = at + TAG_LEN <= usize::from(u16::MAX);
+            if start < ETH_HEADER || at < start || at + 2 > self.len || !tagged {
+                return Err(DropReason::BadOffload);
+            }
+        }
+        Ok(())
     }
-    Ok(())
+
+    /// Writes the lengths and sums of a segmentation request into the head as the largest single packet
+    /// would have them. Senders differ here (vmxnet3 leaves the length out of the pseudo-header sum and
+    /// the IPv4 header sum zero, virtio has both), receivers and [`crate::Plan`] need not.
+    fn normalise_gso(&mut self, t: &Transport) -> Result<(), DropReason> {
+        let l4_total = self.len - t.l4;
+        let head = &mut self.head[..self.head_len];
+        let (at, length) = if t.v6 { (t.l3 + 4, self.len - t.l3 - 40) } else { (t.l3 + 2, self.len - t.l3) };
+        let length = u16::try_from(length).map_err(|_| DropReason::Oversize)?;
+        head[at..at + 2].copy_from_slice(&length.to_be_bytes());
+        if !t.v6 {
+            head[t.l3 + 10..t.l3 + 12].fill(0);
+            let sum = !sum_be(&head[t.l3..t.l4]);
+            head[t.l3 + 10..t.l3 + 12].copy_from_slice(&sum.to_be_bytes());
+        }
+        let pseudo = pseudo_header(t.addresses(head), TCP, l4_total as u32).folded();
+        head[t.l4 + 16..t.l4 + 18].copy_from_slice(&pseudo.to_be_bytes());
+        Ok(())
+    }
 }

@@ -61,4 +61,4 @@ pub use ports::{
     Arm, Delivery, Egress, Ingress, IngressSlot, Multicast, PortId, PortState, RxFilter, Sink, UnicastFilter,
 };
 pub use snapshot::{PortEntry, Role, Snapshot, UplinkRole, VnicRole};
-pub use worker::Workers;
+pub use worker::{Worker, Workers};

@@ -8,8 +8,7 @@ use crate::lists::Lists;
 use crate::snapshot::{PortEntry, Role, Snapshot, VnicRole};
 use crate::{Delivery, DropReason, Frame, PortId};
 
-/// Puts the frame with index `index` on the list of each port that gets it. Returns how many that
-/// were (refusals at the receiving port included), or why there is none.
+/// Puts the frame with index `index` on the list of each port that gets it, or says why there is none.
 #[inline]
 pub(crate) fn resolve(
     snapshot: &Snapshot,
@@ -18,14 +17,26 @@ pub(crate) fn resolve(
     frame: &Frame,
     domain: Tag,
     lists: &mut Lists,
-) -> Result<u32, DropReason> {
-    let mut out = Out { from, index, frame, domain, lists, count: 0 };
+) -> Result<Resolved, DropReason> {
+    let mut out = Out { from, index, frame, domain, lists, count: 0, last: None };
     let dst = frame.dst();
     let verdict = if dst.is_group() { out.group(snapshot, dst) } else { out.unicast(snapshot, dst) };
     if snapshot.has_taps() {
         out.taps(snapshot);
     }
-    if out.count > 0 { Ok(out.count) } else { Err(verdict.err().unwrap_or(DropReason::NoMatch)) }
+    let alone = out.last.filter(|_| out.count == 1 && !dst.is_group() && !snapshot.has_taps());
+    match out.count {
+        0 => Err(verdict.err().unwrap_or(DropReason::NoMatch)),
+        copies => Ok(Resolved { copies, alone }),
+    }
+}
+
+/// What became of a frame.
+pub(crate) struct Resolved {
+    /// How many ports it was handed to, refusals at the receiving port included.
+    pub(crate) copies: u32,
+    /// The port, and the tag it is to see, when it was a unicast frame put on that port's list and no other.
+    pub(crate) alone: Option<(PortId, Option<Tag>)>,
 }
 
 struct Out<'a> {
@@ -35,6 +46,8 @@ struct Out<'a> {
     domain: Tag,
     lists: &'a mut Lists,
     count: u32,
+    /// Where it was put last.
+    last: Option<(PortId, Option<Tag>)>,
 }
 
 impl Out<'_> {
@@ -150,10 +163,12 @@ impl Out<'_> {
     #[inline]
     fn put(&mut self, to: &PortEntry, tag: Option<Tag>) {
         self.lists.put(to.id, Delivery { frame: self.index, tag });
+        self.last = Some((to.id, tag));
         self.count += 1;
     }
 
     fn refuse(&mut self, to: &PortEntry, reason: DropReason) {
+        self.last = None;
         self.lists.refuse(to.id, reason);
         self.count += 1;
     }

@@ -1,6 +1,7 @@
 //! A worker: one thread, pinned to one CPU, that polls the queues it owns and forwards to completion.
 
 use std::io;
+use std::ops::Deref;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -74,20 +75,7 @@ impl Workers {
             let ok = pinned.is_ok();
             let _ = started.send(pinned);
             if ok {
-                Worker {
-                    shared: &shared,
-                    index,
-                    ticker,
-                    idle,
-                    owned: Vec::new(),
-                    hot: 0,
-                    round: 0,
-                    missing: false,
-                    lists: Lists::default(),
-                    kicks: Vec::new(),
-                    mute: 0,
-                }
-                .run();
+                Worker::new(shared, index, ticker, idle).run();
             }
         })?;
         match result.recv() {
@@ -95,6 +83,11 @@ impl Workers {
             Ok(Err(error)) => Err(error),
             Err(_) => Err(io::ErrorKind::BrokenPipe.into()),
         }
+    }
+
+    /// Worker `index` without a thread: the caller takes its turns. `None` when there is no such worker.
+    pub fn worker(self: &Arc<Self>, index: usize) -> Option<Worker> {
+        Some(Worker::new(self.clone(), index, self.grace.ticker(index)?, Idle::Spin))
     }
 
     /// Asks all workers to end after the turn they are in.
@@ -133,8 +126,13 @@ const ROUND: usize = 40;
 /// How long a worker sleeps at most: a signal that a peer failed to give costs this much, never a frame.
 const LONGEST_SLEEP: Timespec = Timespec { tv_sec: 0, tv_nsec: 50_000_000 };
 
-struct Worker<'s> {
-    shared: &'s Workers,
+/// One worker's own state. [`Workers::spawn`] gives it a thread; whoever wants its turns one by one takes it from
+/// [`Workers::worker`].
+pub struct Worker {
+    shared: Arc<Workers>,
+    /// The snapshot of the last turn, and the place to see cheaply whether it is still the one in force.
+    cache: Cache<Current, Arc<Snapshot>>,
+    current: Option<Arc<Snapshot>>,
     index: usize,
     ticker: Ticker,
     idle: Idle,
@@ -152,32 +150,68 @@ struct Worker<'s> {
     mute: usize,
 }
 
-impl Worker<'_> {
+/// Where the snapshot in force is found.
+struct Current(Arc<Workers>);
+
+impl Deref for Current {
+    type Target = ArcSwap<Snapshot>;
+
+    fn deref(&self) -> &ArcSwap<Snapshot> {
+        &self.0.snapshot
+    }
+}
+
+impl Worker {
+    fn new(shared: Arc<Workers>, index: usize, ticker: Ticker, idle: Idle) -> Worker {
+        Worker {
+            cache: Cache::new(Current(shared.clone())),
+            shared,
+            current: None,
+            index,
+            ticker,
+            idle,
+            owned: Vec::new(),
+            hot: 0,
+            round: 0,
+            missing: false,
+            lists: Lists::default(),
+            kicks: Vec::new(),
+            mute: 0,
+        }
+    }
+
     fn run(mut self) {
-        let mut cache = Cache::new(&self.shared.snapshot);
-        let mut current: Option<Arc<Snapshot>> = None;
         let mut pause = Pause::new(self.idle, Instant::now());
         while !self.shared.stop.load(Ordering::Acquire) {
-            let snapshot = cache.load();
-            if self.missing || !current.as_ref().is_some_and(|c| Arc::ptr_eq(c, snapshot)) {
-                self.take_queues(snapshot);
-                current = Some(snapshot.clone());
-            }
-            let frames = self.turn(snapshot);
-            self.ticker.tick();
+            let frames = self.turn();
             if let Rest::Nap(nap) = pause.after(frames, Instant::now(), &self.shared.loads[self.index]) {
-                self.rest(current.as_ref(), nap);
+                self.rest(nap);
                 pause.rested(Instant::now());
             }
         }
-        for owned in self.owned.drain(..) {
-            owned.slot.put_back(owned.queue);
+    }
+
+    /// One turn: looks at the queues once and forwards what they hold to completion. Returns the frames taken.
+    #[inline]
+    pub fn turn(&mut self) -> usize {
+        let snapshot = self.cache.load();
+        let known = self.current.as_ref().is_some_and(|c| Arc::ptr_eq(c, snapshot));
+        if self.missing || !known {
+            let snapshot = snapshot.clone();
+            self.take_queues(&snapshot);
+            self.current = Some(snapshot);
         }
+        // Taken out for the time of the turn: its parts are changed while it is read.
+        let Some(snapshot) = self.current.take() else { return 0 };
+        let frames = self.poll_queues(&snapshot);
+        self.current = Some(snapshot);
+        self.ticker.tick();
+        frames
     }
 
     /// Polls the queues: those that gave frames lately, and a part of the others. Returns the frames taken.
     #[inline]
-    fn turn(&mut self, snapshot: &Snapshot) -> usize {
+    fn poll_queues(&mut self, snapshot: &Snapshot) -> usize {
         let mut frames = 0;
         let mut at = 0;
         while at < self.hot {
@@ -218,13 +252,13 @@ impl Worker<'_> {
     }
 
     /// Sleeps until a peer signals or the control thread wakes us; naps where some peer gives no signal.
-    fn rest(&mut self, current: Option<&Arc<Snapshot>>, nap: Duration) {
+    fn rest(&mut self, nap: Duration) {
         let Some(bell) = self.ticker.lie_down() else { return std::thread::sleep(nap) };
         let mut kicks = std::mem::take(&mut self.kicks);
         let (armed, arm) = arm_all(&mut self.owned, &mut self.mute, &mut kicks);
         let news = self.missing
             || self.shared.stop.load(Ordering::SeqCst)
-            || !current.is_some_and(|c| Arc::ptr_eq(c, &self.shared.snapshot.load()));
+            || !self.current.as_ref().is_some_and(|c| Arc::ptr_eq(c, &self.shared.snapshot.load()));
         match arm {
             _ if news => {}
             Arm::Busy => {}
@@ -274,6 +308,15 @@ impl Worker<'_> {
         // All count as used lately until shown otherwise.
         self.owned.iter_mut().for_each(|o| o.barren = 0);
         (self.hot, self.round, self.mute) = (self.owned.len(), 0, 0);
+    }
+}
+
+impl Drop for Worker {
+    /// The queues are another worker's to take.
+    fn drop(&mut self) {
+        for owned in self.owned.drain(..) {
+            owned.slot.put_back(owned.queue);
+        }
     }
 }
 

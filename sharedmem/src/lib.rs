@@ -37,4 +37,4 @@ pub use dma::{Access, DmaError, DmaMap, Hint, MAX_MAPPINGS, MapError, Mapping};
 pub use page::SharedPage;
 pub use region::Region;
 pub use ring::Ring;
-pub use slice::Slice;
+pub use slice::{HEAD, Slice};

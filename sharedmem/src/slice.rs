@@ -4,6 +4,9 @@ use std::marker::PhantomData;
 use std::ptr;
 use std::sync::atomic::{AtomicU8, AtomicU16, AtomicU32, AtomicU64, Ordering};
 
+/// Bytes of [`Slice::read_head`] and [`Slice::write_head`]: a cache line.
+pub const HEAD: usize = 64;
+
 /// `len` bytes of memory that somebody else may write at any moment. Copy it freely; it borrows
 /// from the region or map it was cut from.
 #[derive(Clone, Copy, Debug)]
@@ -106,6 +109,28 @@ impl<'m> Slice<'m> {
         true
     }
 
+    /// Copies the first bytes, at most [`HEAD`], to `out`, and returns how many. As [`Slice::read_at`], without
+    /// the cost of a copy of any length.
+    #[inline]
+    pub fn read_head(&self, out: &mut [u8; HEAD]) -> usize {
+        let n = self.len().min(HEAD);
+        // SAFETY: the window is mapped for n bytes, and `out` holds HEAD and is our own memory.
+        unsafe { copy_short(self.ptr, out.as_mut_ptr(), n) };
+        n
+    }
+
+    /// Copies the first `n` bytes of `head` to the start of the window; false (and nothing copied) when they do not
+    /// fit, `n` is more than [`HEAD`], or the window is read-only.
+    #[inline]
+    pub fn write_head(&self, head: &[u8; HEAD], n: usize) -> bool {
+        if n > HEAD || n > self.len() || !self.writable {
+            return false;
+        }
+        // SAFETY: both are good for n bytes, the window is writable, and `head` is our own memory.
+        unsafe { copy_short(head.as_ptr(), self.ptr, n) };
+        true
+    }
+
     /// Copies as many bytes as both windows hold from `self` to `to`, and returns how many.
     /// The windows may overlap (two VMs may share memory). Nothing is copied when `to` is
     /// read-only.
@@ -198,6 +223,33 @@ impl<'m> Slice<'m> {
     word!(load_u64, store_u64, AtomicU64, u64, 8);
 }
 
+/// Copies `n` bytes, at most [`HEAD`], by a few moves of fixed size that may overlap: no call, no loop. A byte that
+/// two moves cover is read twice and ends up with the second value; each byte of the copy has one value in the end.
+///
+/// # Safety
+/// `from` must be readable and `to` writable for `n` bytes, and they must not overlap.
+#[inline(always)]
+unsafe fn copy_short(from: *const u8, to: *mut u8, n: usize) {
+    type Half = [u8; 32];
+    type Quarter = [u8; 16];
+    // SAFETY: every move lies within 0..n, by the branch it is in; all types have alignment 1.
+    unsafe {
+        if n == HEAD {
+            ptr::copy_nonoverlapping(from.cast::<[u8; HEAD]>(), to.cast(), 1);
+        } else if n >= 32 {
+            let (first, last) = (ptr::read(from.cast::<Half>()), ptr::read(from.add(n - 32).cast::<Half>()));
+            ptr::write(to.cast(), first);
+            ptr::write(to.add(n - 32).cast(), last);
+        } else if n >= 16 {
+            let (first, last) = (ptr::read(from.cast::<Quarter>()), ptr::read(from.add(n - 16).cast::<Quarter>()));
+            ptr::write(to.cast(), first);
+            ptr::write(to.add(n - 16).cast(), last);
+        } else {
+            ptr::copy_nonoverlapping(from, to, n);
+        }
+    }
+}
+
 /// Folds a sum of native-order 16-bit words (RFC 1071: the sum may be formed in either byte order)
 /// and turns it into big-endian order.
 #[inline]
@@ -243,6 +295,18 @@ mod tests {
             prop_assert_eq!(&out, &data);
             prop_assert_eq!(sum, sum_be(&data));
             prop_assert_eq!(src.sum(0, data.len()), sum_be(&data));
+            let mut head = [0xaa; super::HEAD];
+            let n = src.read_head(&mut head);
+            prop_assert_eq!(n, data.len().min(super::HEAD));
+            prop_assert_eq!(&head[..n], &data[..n]);
+            prop_assert!(head[n..].iter().all(|b| *b == 0xaa));
+            let back = region.slice(3000 + to, n).unwrap();
+            prop_assert!(!back.write_head(&head, n + 1));
+            prop_assert!(back.write_head(&head, n));
+            prop_assert!(back.read_at(0, &mut out[..n]));
+            prop_assert_eq!(&out[..n], &data[..n]);
+            let mut beyond = [1];
+            prop_assert!(region.slice(3000 + to + n, 1).unwrap().read_at(0, &mut beyond) && beyond == [0]);
         }
     }
 

@@ -94,7 +94,7 @@ impl VnetHeader {
             header.csum_offset = at - start;
         }
         if let Some(gso) = plan.gso() {
-            let head = plan.frame().head();
+            let head = plan.head();
             header.gso_type = if be16(head, 12) == Some(ETHERTYPE_IPV6) { GSO_TCPV6 } else { GSO_TCPV4 };
             if tells_congestion(head) {
                 header.gso_type |= GSO_ECN;

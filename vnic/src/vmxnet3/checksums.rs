@@ -24,7 +24,7 @@ pub fn verdict(plan: &Plan<'_, '_>) -> (u32, u32) {
     if plan.csum() != Csum::Good {
         return UNKNOWN;
     }
-    let head = plan.frame().head();
+    let head = plan.head();
     let Some(t) = Transport::parse(head) else { return UNKNOWN };
     let (l4, field) = match t.protocol {
         TCP => (TCP_FRAME, t.l4 + 16),
