@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering};
 
 use arc_swap::ArcSwapOption;
-use dataplane::{Burst, Delivery, DropReason, Egress, Frame, Ingress, PortState, Sink, Tally};
+use dataplane::{Arm, Burst, Delivery, DropReason, Egress, Frame, Ingress, PortState, Sink, Tally};
 
 use crate::{af_packet, af_xdp};
 
@@ -145,6 +145,16 @@ impl Ingress for Receiver {
                 let mut lane = af_xdp::Lane { index: self.lane, of: self.lanes, turn: &mut self.next };
                 rings.poll(&mut lane, up, counts, sink)
             }
+        }
+    }
+
+    fn arm(&mut self) -> Arm {
+        let life = self.shared.life.load();
+        match life.as_deref().map(|life| &life.backend) {
+            None => Arm::Quiet,
+            Some(Backend::Packet(_)) if self.lane != 0 => Arm::Quiet,
+            Some(Backend::Packet(rings)) => rings.arm(),
+            Some(Backend::Xdp(rings)) => rings.arm(self.lane, self.lanes),
         }
     }
 }

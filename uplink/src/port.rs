@@ -298,6 +298,7 @@ impl Uplink {
         self.shared.life.store(Some(opened.life));
         self.shared.state.set_connected(true);
         self.shared.state.set_link_up(link.up);
+        self.grace.wake();
         Ok(())
     }
 
@@ -306,6 +307,8 @@ impl Uplink {
         self.shared.state.set_connected(false);
         self.shared.state.set_link_up(false);
         if let Some(old) = self.shared.life.swap(None) {
+            // A sleeper waits on the old socket.
+            self.grace.wake();
             self.grace.wait();
             self.collect(&old);
             self.tx_stale += old.waiting();

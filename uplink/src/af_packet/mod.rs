@@ -22,7 +22,7 @@ mod vnet;
 
 use std::io;
 
-use dataplane::{Burst, Delivery, Sink, Tally};
+use dataplane::{Arm, Burst, Delivery, Sink, Tally};
 
 use crate::life::Counts;
 use crate::netlink::LinkEvent;
@@ -50,6 +50,11 @@ impl Rings {
             self.tx.nudge(counts);
         }
         rx::poll(&self.rx, next, sink)
+    }
+
+    /// How a sleeping worker learns of frames: the socket is readable while its ring holds any.
+    pub(crate) fn arm(&self) -> Arm {
+        if self.tx.restless() { Arm::Cannot } else { Arm::Kick(self.rx.fd.clone()) }
     }
 
     /// Sends `list`; frames with more than `mtu` bytes of payload are dropped.

@@ -2,6 +2,7 @@
 
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
+use std::sync::Arc;
 
 use dataplane::{BURST, Burst, Csum, DropReason, Offload, Sink};
 use sharedmem::Slice;
@@ -22,13 +23,13 @@ const TAG_AT: usize = 12;
 /// The receive socket of one life of an interface.
 pub(super) struct RxRing {
     slots: Slots,
-    fd: OwnedFd,
+    pub(super) fd: Arc<OwnedFd>,
 }
 
 impl RxRing {
     pub(super) fn open(link: &LinkEvent) -> io::Result<RxRing> {
         let fd = socket::open(link.index, Direction::Rx)?;
-        Ok(RxRing { slots: Slots::map(fd.as_fd(), Direction::Rx)?, fd })
+        Ok(RxRing { slots: Slots::map(fd.as_fd(), Direction::Rx)?, fd: Arc::new(fd) })
     }
 
     pub(super) fn take_statistics(&self) -> (u64, u64) {

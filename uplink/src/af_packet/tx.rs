@@ -117,6 +117,11 @@ impl TxRing {
         }
     }
 
+    /// True while frames were left in the ring.
+    pub(super) fn restless(&self) -> bool {
+        self.again.load(Ordering::Relaxed)
+    }
+
     /// Has the kernel take what is published. Never called with the lock held.
     fn notify(&self, counts: &Counts) {
         for _ in 0..MENDS {

@@ -25,9 +25,10 @@ mod tx;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::sync::PoisonError;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use dataplane::{Burst, Delivery, Sink, Tally};
+use dataplane::{Arm, Burst, Delivery, Sink, Tally};
 use xsk_rs::config::BindFlags;
 
 use crate::af_packet::socket::hold_promiscuous;
@@ -171,6 +172,16 @@ impl Rings {
             }
         }
         0
+    }
+
+    /// How a worker that sleeps on lane `lane` of `lanes` learns of frames: the socket is readable while its ring holds
+    /// any. A lane with several queues would need several sockets.
+    pub(crate) fn arm(&self, lane: usize, lanes: usize) -> Arm {
+        match (self.queues.get(lane), self.queues.get(lane + lanes)) {
+            (None, _) => Arm::Quiet,
+            (Some(queue), None) if !queue.again.load(Ordering::Relaxed) => Arm::Kick(queue.kick.clone()),
+            _ => Arm::Cannot,
+        }
     }
 
     /// Sends `list` by the queue of `worker`; frames with more than `mtu` bytes of payload are dropped.

@@ -17,7 +17,7 @@
 use std::error::Error;
 use std::io;
 use std::num::NonZeroU32;
-use std::os::fd::{AsRawFd, BorrowedFd, RawFd};
+use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::ptr::NonNull;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
@@ -51,6 +51,8 @@ pub(super) struct Queue {
     pub(super) region: Arc<Region>,
     pub(super) umem: Umem,
     fd: RawFd,
+    /// The same socket, for a worker to sleep on.
+    pub(super) kick: Arc<OwnedFd>,
     /// Frames were left in the transmit ring: whoever polls next asks the kernel again.
     pub(super) again: AtomicBool,
     /// Frames harvested since the last look.
@@ -82,7 +84,9 @@ impl Queue {
         let (mut fill, done) = rings.ok_or(io::ErrorKind::InvalidData)?;
         let fd = rx.fd().as_raw_fd();
         // SAFETY: `rx` holds the descriptor open.
-        rustix::io::fcntl_setfd(unsafe { BorrowedFd::borrow_raw(fd) }, rustix::io::FdFlags::CLOEXEC)?;
+        let socket = unsafe { BorrowedFd::borrow_raw(fd) };
+        rustix::io::fcntl_setfd(socket, rustix::io::FdFlags::CLOEXEC)?;
+        let kick = Arc::new(socket.try_clone_to_owned()?);
         let free = frames.split_off(XDP_RX_FRAMES);
         // SAFETY: frames of this queue's UMEM, handed over once (see the module).
         if unsafe { fill.produce(&frames) } != frames.len() {
@@ -94,6 +98,7 @@ impl Queue {
             region,
             umem,
             fd,
+            kick,
             again: AtomicBool::new(false),
             rx_frames: AtomicU64::new(0),
             seen: Default::default(),
