@@ -35,23 +35,26 @@ pub struct Caps {
     pub pad: bool,
 }
 
-/// How one delivery is carried out. Cheap: it copies no payload and no head.
+/// How one delivery is carried out. Cheap: it copies no payload and no head, and for a frame that goes out as it came
+/// in it is a few words.
 pub struct Plan<'b, 'm> {
     frame: &'b Frame,
-    head: &'b [u8],
-    slices: &'b [Slice<'m>],
+    burst: &'b Burst<'m>,
     tag: Option<Tag>,
     inline_tag: bool,
-    segmentation: Option<Segmentation>,
-    fill: Option<(usize, usize)>,
     pad: bool,
+    /// The checksum asked for is ours to fill in.
+    fills: bool,
+    /// How many frames it is to be cut into; 0 when that is not ours to do. What else there is to know of the cutting
+    /// is read from the frame when it is done: kept here, it would make every plan larger.
+    segments: u32,
 }
 
+/// How a frame is cut up.
 #[derive(Clone, Copy)]
 struct Segmentation {
     gso: Gso,
     transport: Transport,
-    count: u32,
 }
 
 impl<'b, 'm> Plan<'b, 'm> {
@@ -59,45 +62,38 @@ impl<'b, 'm> Plan<'b, 'm> {
     #[inline]
     pub fn new(burst: &'b Burst<'m>, delivery: &Delivery, caps: Caps) -> Option<Plan<'b, 'm>> {
         let frame = burst.frames().get(usize::from(delivery.frame))?;
-        let (offload, head) = (frame.offload(), burst.head_of(frame));
-        let segmentation = match offload.gso {
-            Some(gso) if !caps.tso => Transport::parse(head).map(|transport| {
-                let payload = frame.len() - usize::from(gso.header);
-                Segmentation { gso, transport, count: payload.div_ceil(usize::from(gso.mss)) as u32 }
-            }),
+        let tag = delivery.tag;
+        let inline_tag = tag.is_some() && !caps.tag;
+        let (fills, segments) = if frame.is_plain() { (false, 0) } else { left_to_do(burst, frame, caps) };
+        Some(Plan { frame, burst, tag, inline_tag, pad: caps.pad, fills, segments })
+    }
+
+    /// How the frame is cut up, when that is ours to do.
+    fn segmentation(&self) -> Option<Segmentation> {
+        let gso = self.frame.offload().gso.filter(|_| self.segments > 0)?;
+        Some(Segmentation { gso, transport: Transport::parse(self.head())? })
+    }
+
+    /// Where the sum that is ours to fill in starts, and where it goes.
+    fn fill(&self) -> Option<(usize, usize)> {
+        match self.frame.offload().csum {
+            Csum::Fill { start, at } if self.fills => Some((usize::from(start), usize::from(at))),
             _ => None,
-        };
-        let fill = match offload.csum {
-            // Who cuts segments sums them: a request to cut that is left to the peer comes with its checksum.
-            Csum::Fill { start, at } if !caps.csum && offload.gso.is_none() => {
-                Some((usize::from(start), usize::from(at)))
-            }
-            _ => None,
-        };
-        Some(Plan {
-            frame,
-            head,
-            slices: burst.slices_of(frame),
-            tag: delivery.tag,
-            inline_tag: delivery.tag.is_some() && !caps.tag,
-            segmentation,
-            fill,
-            pad: caps.pad,
-        })
+        }
     }
 
     /// Frames the port gets: 1, or the number of segments.
     #[inline]
     pub fn count(&self) -> u32 {
-        self.segmentation.map_or(1, |s| s.count)
+        self.segments.max(1)
     }
 
     /// Length in bytes of output frame `index`, with an inline tag and padding.
     #[inline]
     pub fn len(&self, index: u32) -> usize {
-        let bare = match self.segmentation {
-            None => self.frame.len(),
-            Some(s) => usize::from(s.gso.header) + self.segment(&s, index).1,
+        let bare = match self.frame.offload().gso {
+            Some(gso) if self.segments > 0 => usize::from(gso.header) + self.segment(gso, index).1,
+            _ => self.frame.len(),
         };
         let len = bare + if self.inline_tag { TAG_LEN } else { 0 };
         if self.pad { len.max(MIN_FRAME) } else { len }
@@ -118,7 +114,7 @@ impl<'b, 'm> Plan<'b, 'm> {
     /// headers that it concerns.
     #[inline]
     pub fn head(&self) -> &'b [u8] {
-        self.head
+        self.burst.head_of(self.frame)
     }
 
     /// The tag to hand over beside the frame; `None` when there is none or it is written inline.
@@ -132,7 +128,7 @@ impl<'b, 'm> Plan<'b, 'm> {
     pub fn csum(&self) -> Csum {
         let shift = if self.inline_tag { TAG_LEN as u16 } else { 0 };
         match self.frame.offload().csum {
-            Csum::Fill { .. } if self.fill.is_some() || self.segmentation.is_some() => Csum::Good,
+            Csum::Fill { .. } if self.fills || self.segments > 0 => Csum::Good,
             Csum::Fill { start, at } => Csum::Fill { start: start + shift, at: at + shift },
             other => other,
         }
@@ -141,7 +137,7 @@ impl<'b, 'm> Plan<'b, 'm> {
     /// The segmentation the peer is left to do; offsets as in the output frame.
     #[inline]
     pub fn gso(&self) -> Option<Gso> {
-        if self.segmentation.is_some() {
+        if self.segments > 0 {
             return None;
         }
         let shift = if self.inline_tag { TAG_LEN as u16 } else { 0 };
@@ -150,9 +146,9 @@ impl<'b, 'm> Plan<'b, 'm> {
 
     /// Offset in the frame and length of the payload of segment `index`.
     #[inline]
-    fn segment(&self, s: &Segmentation, index: u32) -> (usize, usize) {
-        let header = usize::from(s.gso.header);
-        let mss = usize::from(s.gso.mss);
+    fn segment(&self, gso: Gso, index: u32) -> (usize, usize) {
+        let header = usize::from(gso.header);
+        let mss = usize::from(gso.mss);
         let from = header + index as usize * mss;
         (from, (self.frame.len().saturating_sub(from)).min(mss))
     }
@@ -180,7 +176,7 @@ impl<'b, 'm> Plan<'b, 'm> {
         }
         let Some(mut to) = to.sub(head, len - head) else { return false };
         let (mut skip, mut left) = (self.frame.skip as usize, len - head);
-        for piece in self.slices {
+        for piece in self.burst.slices_of(self.frame) {
             let Some(part) = piece.sub(skip.min(piece.len()), piece.len().saturating_sub(skip)) else { return false };
             skip = skip.saturating_sub(piece.len());
             let n = part.copy_to(&to);
@@ -196,17 +192,18 @@ impl<'b, 'm> Plan<'b, 'm> {
 
     fn write_any(&self, index: u32, room: &[Slice<'_>]) -> bool {
         let mut head = [0u8; HEAD_MAX + TAG_LEN];
-        let (head_len, payload, seed) = match self.segmentation {
+        let (head_len, payload, seed) = match self.segmentation() {
+            None if self.segments > 0 => return false,
             None => {
-                let n = self.head.len();
-                head[..n].copy_from_slice(self.head);
-                (n, (n, self.frame.len() - n), self.fill.map(|(start, at)| (start, at, Sum::new())))
+                let n = self.head().len();
+                head[..n].copy_from_slice(self.head());
+                (n, (n, self.frame.len() - n), self.fill().map(|(start, at)| (start, at, Sum::new())))
             }
             Some(s) => {
                 let n = usize::from(s.gso.header);
-                head[..n].copy_from_slice(&self.head[..n]);
-                let payload = self.segment(&s, index);
-                let sum = patch_segment(&mut head[..n], &s, index, payload.1, index + 1 == s.count);
+                head[..n].copy_from_slice(&self.head()[..n]);
+                let payload = self.segment(s.gso, index);
+                let sum = patch_segment(&mut head[..n], &s, index, payload.1, index + 1 == self.segments);
                 (n, payload, Some((s.transport.l4, s.transport.l4 + 16, sum)))
             }
         };
@@ -237,14 +234,15 @@ impl<'b, 'm> Plan<'b, 'm> {
         if !cursor.put(&head[..head_len]) {
             return false;
         }
-        let skip_in_slices = payload.0 + self.frame.skip as usize - self.head.len();
+        let slices = self.burst.slices_of(self.frame);
+        let skip_in_slices = payload.0 + self.frame.skip as usize - self.head().len();
         let ok = match &mut summed {
-            None => cursor.copy_from(self.slices, skip_in_slices, payload.1),
+            None => cursor.copy_from(slices, skip_in_slices, payload.1),
             // Bytes before `start` that lie beyond the head are not summed.
             Some((start, _, sum)) => {
                 let plain = start.saturating_sub(payload.0).min(payload.1);
-                cursor.copy_from(self.slices, skip_in_slices, plain)
-                    && cursor.copy_from_sum(self.slices, skip_in_slices + plain, payload.1 - plain, sum)
+                cursor.copy_from(slices, skip_in_slices, plain)
+                    && cursor.copy_from_sum(slices, skip_in_slices + plain, payload.1 - plain, sum)
             }
         };
         if !ok || !cursor.pad(if self.pad { MIN_FRAME } else { 0 }, head_len + payload.1) {
@@ -261,6 +259,22 @@ impl<'b, 'm> Plan<'b, 'm> {
             }
             None => true,
         }
+    }
+}
+
+/// What of the frame's request is left to do, the peer having `caps`: whether to fill in its checksum, and into how
+/// many frames to cut it (0: not at all).
+fn left_to_do(burst: &Burst<'_>, frame: &Frame, caps: Caps) -> (bool, u32) {
+    let offload = frame.offload();
+    match offload.gso {
+        // What cannot be parsed was refused when the frame came in.
+        Some(gso) if !caps.tso && Transport::parse(burst.head_of(frame)).is_some() => {
+            let payload = frame.len() - usize::from(gso.header);
+            (false, payload.div_ceil(usize::from(gso.mss)) as u32)
+        }
+        // Who cuts segments sums them: a request to cut that is left to the peer comes with its checksum.
+        Some(_) => (false, 0),
+        None => (!caps.csum && matches!(offload.csum, Csum::Fill { .. }), 0),
     }
 }
 

@@ -71,6 +71,8 @@ pub struct Frame {
     pub(crate) head_len: u8,
     /// One more than the number of the long head, which a frame with an offload request has; else 0.
     long: u8,
+    /// Bytes of the long head.
+    long_len: u8,
     tag: Option<Tag>,
     offload: Offload,
 }
@@ -84,6 +86,7 @@ impl Frame {
         count: 0,
         head_len: 0,
         long: 0,
+        long_len: 0,
         tag: None,
         offload: Offload { csum: Csum::AsIs, gso: None },
     };
@@ -145,8 +148,6 @@ pub struct Burst<'m> {
     frames: ArrayVec<Frame, BURST>,
     /// The heads of frames with an offload request, as long as such a request may concern.
     long: ArrayVec<[u8; HEAD_MAX], BURST>,
-    /// The length of each.
-    long_len: [u8; BURST],
     slices: ArrayVec<Slice<'m>, BURST_SLICES>,
     rejected: ArrayVec<(DropReason, u32), BURST>,
 }
@@ -155,13 +156,7 @@ impl<'m> Burst<'m> {
     /// An empty burst; nothing is initialised until frames come in.
     #[inline]
     pub fn new() -> Burst<'m> {
-        Burst {
-            frames: ArrayVec::new_const(),
-            long: ArrayVec::new_const(),
-            long_len: [0; BURST],
-            slices: ArrayVec::new_const(),
-            rejected: ArrayVec::new_const(),
-        }
+        Burst { frames: ArrayVec::new(), long: ArrayVec::new(), slices: ArrayVec::new(), rejected: ArrayVec::new() }
     }
 
     /// The frames, in order.
@@ -211,12 +206,7 @@ impl<'m> Burst<'m> {
     pub(crate) fn head_of<'b>(&'b self, frame: &'b Frame) -> &'b [u8] {
         match usize::from(frame.long).checked_sub(1) {
             None => frame.head(),
-            Some(at) => self
-                .long
-                .get(at)
-                .zip(self.long_len.get(at))
-                .and_then(|(head, len)| head.get(..usize::from(*len)))
-                .unwrap_or(&[]),
+            Some(at) => self.long.get(at).and_then(|head| head.get(..usize::from(frame.long_len))).unwrap_or(&[]),
         }
     }
 
@@ -298,8 +288,7 @@ impl<'m> Burst<'m> {
         if asks(offload) {
             let at = self.long.len();
             self.long.try_push(long).map_err(|_| DropReason::BadDescriptor)?;
-            *self.long_len.get_mut(at).ok_or(DropReason::BadDescriptor)? = head_len as u8;
-            frame.long = at as u8 + 1;
+            (frame.long, frame.long_len) = (at as u8 + 1, head_len as u8);
         }
         self.slices.try_extend_from_slice(pieces).map_err(|_| DropReason::BadDescriptor)?;
         self.frames.try_push(frame).map_err(|_| DropReason::BadDescriptor)

@@ -1,0 +1,14 @@
+//! How fast the switch is: what one frame costs in each stage, and the whole switch beside the ones people use.
+//!
+//! ```text
+//!   Loom: [memory port] --Burst--> admit, resolve, lists --Plan--> [memory port]     one thread, turn by turn
+//!          frames lie ready                                        room is always there
+//! ```
+//!
+//! [`Loom`] is the data path with nothing around it: its ports' rings are plain arrays of buffers, so what is counted
+//! or timed is `dataplane` alone. The real rings stand beside it in the same benches.
+#![forbid(unsafe_code)]
+
+mod loom;
+
+pub use loom::{Loom, Shape};
