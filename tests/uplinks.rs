@@ -2,12 +2,10 @@
 
 mod common;
 
-use std::path::PathBuf;
-use std::process::Stdio;
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
-use common::{BOOT, Net, SHORT, TRANSFER, address, alone, digest, no_ping, ping, portgroup, vnic};
+use common::{BOOT, Net, SHORT, TRANSFER, address, alone, digest, no_ping, ping, portgroup, report, tool, vnic};
 use testbed::netns::{Host, Lab, VethOptions, VlanShim, wait_until};
 use testbed::qemu::Guest;
 
@@ -45,27 +43,6 @@ impl Site {
             "[[uplink]]\nname = \"vmnic0\"\ndevice = \"eth1\"\n[[uplink]]\nname = \"vmnic1\"\ndevice = \"eth2\"\n";
         Net::start(Some(self.machine.namespace()), keys, &(uplinks.to_owned() + tables))
     }
-}
-
-/// guest-tool as it runs on the host, in a namespace.
-fn tool(host: &Host, words: &[&str]) -> Result<testbed::netns::Spawned> {
-    let program: PathBuf = testbed::qemu::environment()?.guest_tool;
-    let mut all = vec![program.to_str().unwrap_or_default()];
-    all.extend(words);
-    host.spawn(&all, |command| {
-        command.stdout(Stdio::piped());
-    })
-}
-
-/// What the tool printed, once it has ended well.
-fn report(mut tool: testbed::netns::Spawned) -> Result<String> {
-    let mut text = String::new();
-    if let Some(out) = tool.child().stdout.take() {
-        std::io::Read::read_to_string(&mut { out }, &mut text)?;
-    }
-    let status = tool.child().wait()?;
-    ensure!(status.success(), "guest-tool ended with {status}: {text}");
-    Ok(text)
 }
 
 /// `bytes` by TCP from the guest to the host and back; digests equal.

@@ -2,11 +2,13 @@
 #![allow(dead_code, reason = "each test binary uses its part")]
 
 use std::path::{Path, PathBuf};
+use std::process::Stdio;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 use control::api::{PortStatus, Status, ledger};
+use testbed::netns::{Host, Spawned};
 use testbed::qemu::{Guest, GuestSpec, Nic};
 use testbed::switch::SwitchProcess;
 
@@ -148,6 +150,32 @@ pub fn no_ping(guest: &mut Guest, to: &str) -> Result<()> {
 pub fn digest(report: &str) -> Result<&str> {
     let rest = report.split_once("digest ").map(|(_, rest)| rest);
     rest.and_then(|r| r.get(..16)).ok_or_else(|| anyhow::anyhow!("no digest in {report:?}"))
+}
+
+/// guest-tool as it runs on the host, in a namespace.
+pub fn tool(host: &Host, words: &[&str]) -> Result<Spawned> {
+    let program = testbed::qemu::environment()?.guest_tool;
+    let all = [&[program.to_str().context("a path of text")?], words].concat();
+    host.spawn(&all, |command| {
+        command.stdout(Stdio::piped());
+    })
+}
+
+/// What the tool printed, once it has ended well.
+pub fn report(mut tool: Spawned) -> Result<String> {
+    let mut text = String::new();
+    if let Some(mut out) = tool.child().stdout.take() {
+        std::io::Read::read_to_string(&mut out, &mut text)?;
+    }
+    let status = tool.child().wait()?;
+    ensure!(status.success(), "guest-tool ended with {status}: {text}");
+    Ok(text)
+}
+
+/// The number of bytes in a report of guest-tool.
+pub fn byte_count(report: &str) -> Result<u64> {
+    let number = report.strip_prefix("bytes ").and_then(|rest| rest.split(' ').next());
+    Ok(number.with_context(|| format!("no bytes in {report:?}"))?.parse()?)
 }
 
 /// Sends `bytes` by TCP from one guest to `address` of the other; the digests must be equal.

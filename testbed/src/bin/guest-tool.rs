@@ -5,11 +5,14 @@
 
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::{IpAddr, Ipv6Addr, Shutdown, SocketAddr, SocketAddrV6, TcpListener, TcpStream, UdpSocket};
+use std::path::Path;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 const USAGE: &str = "usage:
-  guest-tool send HOST PORT BYTES SEED      stream BYTES of the pseudo-random stream SEED over TCP
+  guest-tool send HOST PORT BYTES SEED [FILE]
+                                            stream BYTES of the pseudo-random stream SEED over TCP; fewer, and
+                                            report how many, once there is a FILE
   guest-tool recv PORT BYTES                accept one TCP connection and read BYTES (0: until it ends)
   guest-tool udpflood HOST PORT COUNT SIZE [PER_SECOND]
   guest-tool udprecv PORT COUNT IDLE_MS     count datagrams of udpflood until COUNT came or none for IDLE_MS
@@ -29,7 +32,8 @@ fn main() -> ExitCode {
     let words: Vec<String> = std::env::args().skip(1).collect();
     let words: Vec<&str> = words.iter().map(String::as_str).collect();
     let outcome = match words.as_slice() {
-        ["send", host, port, bytes, seed] => send(host, port, bytes, seed),
+        ["send", host, port, bytes, seed] => send(host, port, bytes, seed, None),
+        ["send", host, port, bytes, seed, file] => send(host, port, bytes, seed, Some(Path::new(file))),
         ["recv", port, bytes] => recv(port, bytes),
         ["udpflood", host, port, count, size] => udpflood(host, port, count, size, "0"),
         ["udpflood", host, port, count, size, rate] => udpflood(host, port, count, size, rate),
@@ -165,7 +169,7 @@ fn connect(to: SocketAddr) -> Result<TcpStream, String> {
     }
 }
 
-fn send(host: &str, port: &str, bytes: &str, seed: &str) -> Outcome {
+fn send(host: &str, port: &str, bytes: &str, seed: &str, enough: Option<&Path>) -> Outcome {
     let mut left: u64 = number("BYTES", bytes)?;
     let mut stream = Stream::new(number("SEED", seed)?);
     let mut peer = connect(address(host, port)?)?;
@@ -174,7 +178,7 @@ fn send(host: &str, port: &str, bytes: &str, seed: &str) -> Outcome {
     let started = Instant::now();
     let mut digest = Digest::new();
     let mut buffer = vec![0; CHUNK];
-    while left > 0 {
+    while left > 0 && !enough.is_some_and(Path::exists) {
         let size = left.min(CHUNK as u64) as usize;
         stream.fill(&mut buffer);
         peer.write_all(&buffer[..size]).map_err(|e| format!("send to {host}: {e} ({left} bytes were left)"))?;
