@@ -312,7 +312,7 @@ fn check_length(len: usize) -> Result<(), DropReason> {
 
 /// Copies the first bytes of the pieces into `out`; returns how many there were.
 #[inline]
-fn gather(pieces: &[Slice<'_>], out: &mut [u8]) -> usize {
+pub(crate) fn gather(pieces: &[Slice<'_>], out: &mut [u8]) -> usize {
     let mut at = 0;
     for piece in pieces {
         let n = piece.len().min(out.len() - at);

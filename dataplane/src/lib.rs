@@ -30,6 +30,7 @@
 //! | [`Counters`] | one worker per shard | control | relaxed atomics |
 //! | [`Grace`] ticks and beds | one worker each | control | atomics; an eventfd wakes a sleeper |
 //! | [`Inbox`] | workers | control | a bounded lock-free queue |
+//! | [`Learned`] addresses | workers, control (aging) | workers, control | atomics; a change tries a lock per part, and only control waits for it |
 //! | a port's egress ring position | workers | workers | the egress's own short lock; never held over a copy or a system call |
 #![forbid(unsafe_code)]
 
@@ -41,12 +42,14 @@ mod forward;
 mod frame;
 mod grace;
 mod inbox;
+mod learning;
 mod lists;
 mod originate;
 mod pause;
 mod ports;
 mod resolve;
 mod snapshot;
+pub mod vnet;
 mod worker;
 
 pub use counters::{Counters, PortTotals, Tally};
@@ -55,10 +58,12 @@ pub use emit::{Caps, MAX_SEGMENTS, Plan};
 pub use frame::{BURST, Burst, Csum, Frame, Gso, HEAD_MAX, MAX_FRAME, MAX_FRAME_SLICES, Offload};
 pub use grace::{Grace, Ticker};
 pub use inbox::{HEARD_MAX, Heard, Inbox};
+pub use learning::{Learned, Outcome, PARTS as LEARNED_PARTS, Seconds};
 pub use originate::Originator;
 pub use pause::{Idle, LONGEST_NAP, LONGEST_SPIN, SPIN};
 pub use ports::{
     Arm, Delivery, Egress, Ingress, IngressSlot, Multicast, PortId, PortState, RxFilter, Sink, UnicastFilter,
 };
 pub use snapshot::{PortEntry, Role, Snapshot, UplinkRole, VnicRole};
+pub use vnet::{VNET_LEN, VnetHeader};
 pub use worker::{Worker, Workers};

@@ -24,6 +24,9 @@ pub struct Security {
     pub mac_changes: bool,
     /// A guest may send from another address than its own.
     pub forged_transmits: bool,
+    /// Addresses the port sends from are learnt: frames to them go to it, and frames to addresses nobody is known to
+    /// have are flooded to it. Goes with `forged_transmits` only.
+    pub learning: bool,
 }
 
 /// Everything the data path needs to know of a port's group.

@@ -10,6 +10,7 @@
 //!  VMM's memfd --map--> Region --+--> DmaMap (immutable, shared by Arc)
 //!                                        |  prefix(address, length)  -> Slice  (frame bytes)
 //!                                        |  ring(address, n)         -> Ring   (descriptors)
+//!  (a vhost-user peer's memory: MemTable in place of DmaMap, SplitRing or PackedRing in place of Ring)
 //!  own memfd page <----- SharedPage (a BAR the guest maps: doorbells and masks)
 //! ```
 //!
@@ -28,13 +29,17 @@
 
 mod dma;
 pub mod fault;
+mod memtable;
 mod page;
 mod region;
 mod ring;
 mod slice;
+mod virtq;
 
 pub use dma::{Access, DmaError, DmaMap, Hint, MAX_MAPPINGS, MapError, Mapping};
+pub use memtable::{MAX_SPANS, MemTable, Span, SpanHint};
 pub use page::SharedPage;
 pub use region::Region;
 pub use ring::Ring;
 pub use slice::{HEAD, Slice};
+pub use virtq::{MAX_VIRTQ, PackedEvent, PackedRing, SplitRing, VirtqDesc, VirtqPlace};

@@ -21,5 +21,7 @@ pub mod device;
 pub mod irq;
 pub mod pci;
 pub mod vfio_user;
+pub mod vhost_user;
+pub mod virtio;
 pub mod vlance;
 pub mod vmxnet3;

@@ -104,7 +104,7 @@ fn the_whole_file() {
     assert_eq!(config.uplink_index("vmnic2"), Some(2));
     assert_eq!(config.beacon, Beacon { interval_ms: 500, threshold: 5, ethertype: 0x88b6, shotgun: true });
     assert_eq!(config.beacon.interval(), Duration::from_millis(500));
-    assert_eq!(config.security, Security { promiscuous: false, mac_changes: true, forged_transmits: false });
+    assert_eq!(config.security, Security { mac_changes: true, ..Security::default() });
     let vlans: Vec<_> = config.portgroups.iter().map(|g| g.vlan.clone()).collect();
     let ranges = VlanMode::Vgt("10,20-29".parse().unwrap());
     assert_eq!(vlans, [VlanMode::Est, VlanMode::Vst(10), ranges, VlanMode::Vgt(VlanSet::all())]);
@@ -117,7 +117,7 @@ fn the_whole_file() {
         (&["vmnic1".to_owned()][..], &["vmnic0".to_owned()][..])
     );
     assert!(!overrides.team.failback, "what a port group leaves out it inherits");
-    assert_eq!(overrides.security, Security { promiscuous: true, mac_changes: true, forged_transmits: false });
+    assert_eq!(overrides.security, Security { promiscuous: true, mac_changes: true, ..Security::default() });
 
     assert_eq!(config.vnics[1].adapter, Adapter::Vlance);
     assert_eq!(config.vnics[1].mac.value, Mac([0, 0x50, 0x56, 0, 0, 2]));
@@ -524,10 +524,51 @@ fn problems_of_port_groups() {
             "57:8: the name of port group \" All\" begins or ends with a space; take it off",
         ),
         ("name = \"All\"\n", "", "56:1: [[portgroup]] has no name; add one as in name = \"Production\""),
+        (
+            "vlan = 10",
+            "mac_learning = \"yes\"",
+            "45:16: mac_learning in port group \"Production\" is a string, but must be true or false; \
+             write it as in mac_learning = true",
+        ),
     ];
     for (from, to, want) in cases {
         assert_eq!(problems(&full_with(from, to)), format!("net.toml:{want}"));
     }
+}
+
+/// The default of `[security]`, and what a port group says over it; with forged transmits only.
+#[test]
+fn learning_of_addresses() {
+    let with = |security: &str, group: &str, below: &str| {
+        format!(
+            "[security]\n{security}\n[[portgroup]]\nname = \"Nested\"\n{group}\n[portgroup.security]\n{below}\n\
+             [[vnic]]\nname = \"esx1\"\nportgroup = \"Nested\"\nadapter = \"vmxnet3\"\nmac = \"00:50:56:00:00:01\"\n"
+        )
+    };
+    let (learn, forge) = ("mac_learning = true", "forged_transmits = true");
+    let learns = |security: &str, group: &str, below: &str| {
+        let security = parse_text(&with(security, group, below)).unwrap().portgroups[0].security;
+        assert!(security.forged_transmits || !security.learning);
+        security.learning
+    };
+    assert!(!learns(forge, "", ""), "not by default");
+    assert!(learns("", learn, forge));
+    assert!(learns(forge, learn, ""));
+    assert!(learns(&format!("{learn}\n{forge}"), "", ""), "a port group inherits it");
+    assert!(learns(learn, "", forge));
+    assert!(!learns(learn, "mac_learning = false", ""), "a port group without need not allow forged transmits");
+
+    let nothing = "mac_learning in port group \"Nested\" is true, but its guests may send from no address but their own, \
+                   so there is nothing to learn; add forged_transmits = true to its [portgroup.security]";
+    assert_eq!(problems(&with("", learn, "")), format!("net.toml:5:16: {nothing}"));
+    assert_eq!(problems(&with(forge, learn, "forged_transmits = false")), format!("net.toml:5:16: {nothing}"));
+    let inherited = format!("{nothing}, or mac_learning = false to it");
+    assert_eq!(problems(&with(learn, "", "")), format!("net.toml:3:1: {inherited}"));
+    assert_eq!(
+        problems(&with("", "", &format!("{forge}\n{learn}"))),
+        "net.toml:8:16: mac_learning in [portgroup.security] of port group \"Nested\" is a key of the port group itself; \
+         write it in [[portgroup]]"
+    );
 }
 
 #[test]
@@ -614,22 +655,28 @@ fn problems_of_vnics() {
 }
 
 #[test]
-fn what_comes_later_is_refused() {
+fn what_comes_later_and_what_is_for_others_is_refused() {
     let cases = [
         (
             "adapter = \"vlance\"",
-            "adapter = \"virtio\"",
-            "69:11: adapter = \"virtio\" in vnic \"old1\" is not supported by this version; use \"vmxnet3\" or \"vlance\"",
-        ),
-        (
-            "adapter = \"vlance\"",
             "adapter = \"tap\"",
-            "69:11: adapter = \"tap\" in vnic \"old1\" is not supported by this version; use \"vmxnet3\" or \"vlance\"",
+            "69:11: adapter = \"tap\" in vnic \"old1\" is not supported by this version; use \"netdev\" with one end of a veth pair",
         ),
         (
             "adapter = \"vlance\"",
-            "adapter = \"netdev\"\ndevice = \"veth7\"",
-            "69:11: adapter = \"netdev\" in vnic \"old1\" is not supported by this version; use \"vmxnet3\" or \"vlance\"",
+            "adapter = \"vlance\"\nqueues = 2",
+            "70:10: queues of vnic \"old1\" goes with adapter = \"virtio\" only; take it out",
+        ),
+        (
+            "adapter = \"vlance\"",
+            "adapter = \"virtio\"\nqueues = 9",
+            "70:10: queues 9 in vnic \"old1\" is outside 1 to 8; give the card as many queue pairs as its guest has \
+             processors, up to 8",
+        ),
+        (
+            "adapter = \"vlance\"",
+            "adapter = \"virtio\"\ndriver = \"af_xdp\"",
+            "70:10: driver of vnic \"old1\" goes with adapter = \"netdev\" only; take it out",
         ),
     ];
     for (from, to, want) in cases {

@@ -54,15 +54,20 @@ pub(super) const BEACON: &[Key] = &[
     key("shotgun", "shotgun = true"),
 ];
 
+/// The default in `[security]` for what each `[[portgroup]]` says itself.
+pub(super) const MAC_LEARNING: &str = "mac_learning";
+
 pub(super) const SECURITY: &[Key] = &[
     key("promiscuous", "promiscuous = false"),
     key("mac_changes", "mac_changes = false"),
     key("forged_transmits", "forged_transmits = false"),
+    key(MAC_LEARNING, "mac_learning = false"),
 ];
 
 pub(super) const PORTGROUP: &[Key] = &[
     key("name", "name = \"Production\""),
     key("vlan", "vlan = 10"),
+    key(MAC_LEARNING, "mac_learning = true"),
     key("team", "[portgroup.team]"),
     key("security", "[portgroup.security]"),
 ];
@@ -73,4 +78,7 @@ pub(super) const VNIC: &[Key] = &[
     key("adapter", "adapter = \"vmxnet3\""),
     key("mac", "mac = \"00:50:56:00:00:01\""),
     key("device", "device = \"veth7\""),
+    key("driver", "driver = \"auto\""),
+    key("queues", "queues = 1"),
+    key("vhost_mode", "vhost_mode = \"server\""),
 ];

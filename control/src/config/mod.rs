@@ -170,6 +170,12 @@ pub struct Vnic {
     pub mac: Located<Mac>,
     /// The Linux interface of a `netdev` port.
     pub device: Option<Located<String>>,
+    /// How that interface's frames are moved.
+    pub driver: Driver,
+    /// Queue pairs of a `virtio` card, 1 to 8.
+    pub queues: usize,
+    /// True when a `virtio` port looks for the VMM's socket instead of making its own.
+    pub vhost_client: bool,
 }
 
 /// What a vNIC is to its guest.

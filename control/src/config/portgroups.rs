@@ -32,7 +32,8 @@ pub(super) fn read(
             .map_or_else(|| base_team.policy.clone(), |s| team::read_override(report, &s, uplinks, base_team));
         let security = section
             .table(report, "security", keys::SECURITY, below("security"))
-            .map_or(base_security, |s| read_security(report, &s, base_security));
+            .map_or(base_security, |s| read_override(report, &s, base_security));
+        let security = read_learning(report, section, security);
         groups.push(PortGroup { name, vlan: read_vlan(report, section), team, security });
     }
     check_unique(
@@ -55,7 +56,38 @@ pub(super) fn read_security(report: &mut Report<'_>, section: &Section<'_>, base
         promiscuous: section.boolean(report, "promiscuous").unwrap_or(base.promiscuous),
         mac_changes: section.boolean(report, "mac_changes").unwrap_or(base.mac_changes),
         forged_transmits: section.boolean(report, "forged_transmits").unwrap_or(base.forged_transmits),
+        learning: section.boolean(report, keys::MAC_LEARNING).unwrap_or(base.learning),
     }
+}
+
+/// The address rules of a port group: `base` with what `section` says put over it.
+fn read_override(report: &mut Report<'_>, section: &Section<'_>, base: Security) -> Security {
+    if let Some(at) = section.place(report, keys::MAC_LEARNING) {
+        let sentence =
+            format!("mac_learning in {} is a key of the port group itself; write it in [[portgroup]]", section.what);
+        report.add(at, sentence);
+    }
+    Security { learning: base.learning, ..read_security(report, section, base) }
+}
+
+/// Whether the port group learns addresses, put over `security`: only where its guests may send from them.
+fn read_learning(report: &mut Report<'_>, section: &Section<'_>, security: Security) -> Security {
+    let learning = section.boolean(report, keys::MAC_LEARNING).unwrap_or(security.learning);
+    if learning && !security.forged_transmits {
+        let what = &section.what;
+        let (at, mend) = match section.place(report, keys::MAC_LEARNING) {
+            Some(at) => (at, "add forged_transmits = true to its [portgroup.security]"),
+            None => {
+                (section.at, "add forged_transmits = true to its [portgroup.security], or mac_learning = false to it")
+            }
+        };
+        let sentence = format!(
+            "mac_learning in {what} is true, but its guests may send from no address but their own, \
+             so there is nothing to learn; {mend}"
+        );
+        report.add(at, sentence);
+    }
+    Security { learning, ..security }
 }
 
 fn read_vlan(report: &mut Report<'_>, section: &Section<'_>) -> VlanMode {

@@ -5,11 +5,7 @@
 use super::problem::{At, Report};
 
 /// Key, value, and what to write instead.
-const NOT_YET: &[(&str, &str, &str)] = &[
-    ("adapter", "virtio", "use \"vmxnet3\" or \"vlance\""),
-    ("adapter", "tap", "use \"vmxnet3\" or \"vlance\""),
-    ("adapter", "netdev", "use \"vmxnet3\" or \"vlance\""),
-];
+const NOT_YET: &[(&str, &str, &str)] = &[("adapter", "tap", "use \"netdev\" with one end of a veth pair")];
 
 /// Reports `key = value` of `what` when this version does not carry it out.
 pub(super) fn check(report: &mut Report<'_>, key: &str, value: &str, what: &str, at: At) {

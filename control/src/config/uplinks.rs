@@ -6,7 +6,7 @@ use super::problem::Report;
 use super::section::Section;
 use super::{Driver, MAX_UPLINKS, Uplink};
 
-const DRIVERS: &[(&str, Driver)] =
+pub(super) const DRIVERS: &[(&str, Driver)] =
     &[("auto", Driver::Auto), ("af_xdp", Driver::AfXdp), ("af_packet", Driver::AfPacket)];
 
 pub(super) fn read(report: &mut Report<'_>, root: &Section<'_>) -> Vec<Uplink> {

@@ -8,6 +8,7 @@ use super::nearest::nearest;
 use super::problem::{At, Located, Report};
 use super::section::{Section, list};
 use super::switch::MAX_SOCKET_PATH;
+use super::uplinks::DRIVERS;
 use super::{Adapter, MAX_VNICS, PortGroup, Switch, Uplink, Vnic};
 
 const ADAPTERS: &[(&str, Adapter)] = &[
@@ -17,6 +18,12 @@ const ADAPTERS: &[(&str, Adapter)] = &[
     ("tap", Adapter::Tap),
     ("netdev", Adapter::Netdev),
 ];
+
+/// Who makes the socket of a virtio port: true for the VMM.
+const VHOST_MODES: &[(&str, bool)] = &[("server", false), ("client", true)];
+
+/// Queue pairs of a virtio card.
+const QUEUES: (u32, u32) = (1, 8);
 
 pub(super) fn read(
     report: &mut Report<'_>,
@@ -67,7 +74,25 @@ fn read_one(report: &mut Report<'_>, section: &Section<'_>, switch: &Switch, gro
         }
         (_, None) | (None, _) => {}
     }
-    Vnic { name, portgroup, adapter: adapter.unwrap_or_default(), mac, device }
+    only_for(report, section, "driver", adapter, Adapter::Netdev);
+    only_for(report, section, "queues", adapter, Adapter::Virtio);
+    only_for(report, section, "vhost_mode", adapter, Adapter::Virtio);
+    let driver = section.choice(report, "driver", DRIVERS).unwrap_or_default();
+    let mend = "give the card as many queue pairs as its guest has processors, up to 8";
+    let queues = section.integer_in(report, "queues", QUEUES, mend).map_or(1, |n| n as usize);
+    let vhost_client = section.choice(report, "vhost_mode", VHOST_MODES).unwrap_or(false);
+    let adapter = adapter.unwrap_or_default();
+    Vnic { name, portgroup, adapter, mac, device, driver, queues, vhost_client }
+}
+
+/// Refuses a key that only vNICs of another kind have.
+fn only_for(report: &mut Report<'_>, section: &Section<'_>, key: &str, adapter: Option<Adapter>, owner: Adapter) {
+    if let (Some(adapter), Some(at)) = (adapter, section.place(report, key))
+        && adapter != owner
+    {
+        let sentence = format!("{key} of {} goes with adapter = \"{}\" only; take it out", section.what, owner.name());
+        report.add(at, sentence);
+    }
 }
 
 fn check_socket(report: &mut Report<'_>, name: &Located<String>, switch: &Switch) {

@@ -1,6 +1,6 @@
 //! Which event belongs to whom, and what is done about it.
 
-use std::os::fd::{AsRawFd, RawFd};
+use std::os::fd::RawFd;
 
 use mio::unix::SourceFd;
 use mio::{Interest, Token};
@@ -26,7 +26,9 @@ impl Runtime {
         registry.register(&mut SourceFd(&self.api.listener_fd()), API_LISTENER, Interest::READABLE)?;
         for (index, vnic) in self.vnics.iter().enumerate() {
             let token = Token(VNIC_FIRST + index);
-            registry.register(&mut SourceFd(&vnic.server.as_raw_fd()), token, Interest::READABLE)?;
+            if let Some(fd) = vnic.attachment.fd() {
+                registry.register(&mut SourceFd(&fd), token, Interest::READABLE)?;
+            }
         }
         Ok(())
     }
@@ -65,6 +67,9 @@ impl Runtime {
                 }
             }
         }
+        for vnic in &mut self.vnics {
+            events.iter().for_each(|event| vnic.attachment.handle(event));
+        }
         let now = self.now();
         if self.feed_links(now) {
             self.publish(now);
@@ -82,11 +87,12 @@ impl Runtime {
     /// Serves a card's socket; when it has more to do it is looked at again after the others.
     pub(super) fn vnic_ready(&mut self, index: usize) {
         let Some(vnic) = self.vnics.get_mut(index) else { return };
-        match vnic.server.ready() {
+        match vnic.attachment.ready() {
             Progress::More => self.unfinished.push(index),
             Progress::Idle => {
-                let fd = vnic.server.as_raw_fd();
-                self.rearm(fd, Token(VNIC_FIRST + index));
+                if let Some(fd) = vnic.attachment.fd() {
+                    self.rearm(fd, Token(VNIC_FIRST + index));
+                }
             }
         }
     }

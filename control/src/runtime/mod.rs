@@ -12,6 +12,7 @@
 //! turn) is waited for.
 
 mod api_server;
+mod attachment;
 mod events;
 mod load;
 mod ports;
@@ -57,6 +58,14 @@ pub enum RunError {
         name: String,
         /// The transport's sentence.
         error: vnic::vfio_user::BindError,
+    },
+    /// A vNIC's interface cannot be opened.
+    #[error("vNIC {name}: {error}")]
+    Netdev {
+        /// The vNIC.
+        name: String,
+        /// The driver's sentence.
+        error: uplink::OpenError,
     },
     /// An uplink cannot be opened.
     #[error("uplink {name}: {error}")]
@@ -239,7 +248,8 @@ impl Runtime {
         }
         let due = self.policies.next_due().map_or(SAMPLE, |due| due.saturating_sub(self.now()));
         // mio waits in whole milliseconds and rounds up; a beacon a millisecond late is within its tolerance.
-        let look = if self.uplinks.is_empty() { SAMPLE } else { CARRIER_LOOK };
+        let none = self.uplinks.is_empty() && self.vnics.iter().all(|v| v.attachment.device().is_none());
+        let look = if none { SAMPLE } else { CARRIER_LOOK };
         due.min(look)
     }
 
@@ -269,9 +279,10 @@ impl Runtime {
             return;
         }
         self.next_look = now + CARRIER_LOOK;
-        for uplink in &self.uplinks {
-            if let Err(error) = self.links.ask(uplink.control.device()) {
-                tracing::debug!("uplink {}: its carrier cannot be asked for: {error}", uplink.name);
+        let netdevs = self.vnics.iter().filter_map(|v| Some((&v.name, v.attachment.device()?)));
+        for (name, device) in self.uplinks.iter().map(|u| (&u.name, u.control.device())).chain(netdevs) {
+            if let Err(error) = self.links.ask(device) {
+                tracing::debug!("{name}: the carrier of {device} cannot be asked for: {error}");
             }
         }
     }
@@ -320,7 +331,7 @@ impl Runtime {
     /// A worker has not ended a turn for a whole sample: it was not scheduled, or a VMM holds it up.
     fn free_workers(&mut self) {
         for vnic in &mut self.vnics {
-            vnic.server.free_worker();
+            vnic.attachment.free_worker();
         }
     }
 

@@ -3,16 +3,18 @@
 
 use std::sync::Arc;
 
-use dataplane::{Counters, Egress, Ingress, IngressSlot, PortId, PortState, Workers};
+use dataplane::{Counters, Egress, Ingress, IngressSlot, PortId, PortState, RxFilter, Workers};
 use portgroups::Policy;
 use uplink::Uplink;
 use vnic::device::{DeviceModel, Setup};
 use vnic::irq::Interrupts;
 use vnic::vfio_user::{Card, Server};
+use vnic::vhost_user::{self, CardSetup, Mode};
 use wire::Mac;
 
 use super::RunError;
-use crate::config::{self, Adapter, Config};
+use super::attachment::Attachment;
+use crate::config::{self, Adapter, Config, Vnic};
 
 /// Queues with the worker that polls each.
 pub(super) type Queues = Vec<(Arc<IngressSlot>, usize)>;
@@ -35,7 +37,7 @@ pub(super) struct VnicPort {
     pub(super) config: usize,
     /// Its port group's number.
     pub(super) group: usize,
-    pub(super) server: Server,
+    pub(super) attachment: Attachment,
     pub(super) interrupts: Arc<Interrupts>,
     pub(super) state: Arc<PortState>,
     pub(super) counters: Arc<Counters>,
@@ -104,41 +106,27 @@ pub(super) fn open_uplinks(config: &Config, workers: &Arc<Workers>) -> Result<Ve
     Ok(ports)
 }
 
-/// Makes every vNIC of the configuration and binds its socket.
+/// Makes every vNIC of the configuration: binds its socket, opens its interface.
 pub(super) fn bind_vnics(config: &Config, workers: &Arc<Workers>, first_id: usize) -> Result<Vec<VnicPort>, RunError> {
     let count = config.switch.workers.len();
     let mut spread = Spread { next: 0, workers: count };
     let mut ports = Vec::new();
     for (index, vnic) in config.vnics.iter().enumerate() {
-        let state = Arc::new(PortState::new());
-        let interrupts = Interrupts::new();
-        let setup = Setup {
-            name: vnic.name.value.clone(),
-            mac: vnic.mac.value,
-            mtu: config.switch.mtu,
-            state: state.clone(),
-            interrupts: interrupts.clone(),
-            grace: workers.grace().clone(),
+        let (state, interrupts) = (Arc::new(PortState::new()), Interrupts::new());
+        let mut attachment = attach(config, vnic, &state, &interrupts, workers)?;
+        let (queues, egress) = attachment.halves();
+        // The queues of one conversation stay together; several are there to be shared out.
+        let queues = if queues.len() > 1 && vnic.adapter != Adapter::Vmxnet3 {
+            spread.scatter(queues)
+        } else {
+            spread.place(queues)
         };
-        let mut model = device(vnic.adapter, setup).map_err(RunError::Loop)?;
-        let queues = spread.place(model.ingress());
-        let egress = model.egress();
-        let path = config.vnic_socket(&vnic.name);
-        let card = Card {
-            name: vnic.name.value.clone(),
-            model,
-            state: state.clone(),
-            interrupts: interrupts.clone(),
-            grace: workers.grace().clone(),
-        };
-        let server =
-            Server::bind(&path, card).map_err(|error| RunError::Vnic { name: vnic.name.value.clone(), error })?;
         ports.push(VnicPort {
             id: PortId((first_id + index) as u16),
             name: vnic.name.value.clone(),
             config: index,
             group: config.portgroup_index(&vnic.portgroup).unwrap_or(0),
-            server,
+            attachment,
             interrupts,
             state,
             counters: Arc::new(Counters::new(count)),
@@ -151,6 +139,52 @@ pub(super) fn bind_vnics(config: &Config, workers: &Arc<Workers>, first_id: usiz
         });
     }
     Ok(ports)
+}
+
+/// Makes the outer end of a vNIC.
+fn attach(
+    config: &Config,
+    vnic: &Vnic,
+    state: &Arc<PortState>,
+    interrupts: &Arc<Interrupts>,
+    workers: &Arc<Workers>,
+) -> Result<Attachment, RunError> {
+    let (name, mac, mtu, grace) = (&vnic.name.value, vnic.mac.value, config.switch.mtu, workers.grace());
+    let path = config.vnic_socket(&vnic.name);
+    let (state, interrupts, grace) = (state.clone(), interrupts.clone(), grace.clone());
+    let refused = |error| RunError::Vnic { name: name.clone(), error };
+    match vnic.adapter {
+        Adapter::Vmxnet3 | Adapter::Vlance => {
+            let (name, state, interrupts, grace) = (name.clone(), state.clone(), interrupts.clone(), grace.clone());
+            let setup = Setup { name, mac, mtu, state, interrupts, grace };
+            let (name, state, interrupts, grace) =
+                (setup.name.clone(), setup.state.clone(), setup.interrupts.clone(), setup.grace.clone());
+            let model = device(vnic.adapter, setup).map_err(RunError::Loop)?;
+            let card = Card { name, model, state, interrupts, grace };
+            Ok(Attachment::VfioUser(Box::new(Server::bind(&path, card).map_err(refused)?)))
+        }
+        Adapter::Virtio => {
+            let setup = CardSetup { name: name.clone(), mac, mtu, pairs: vnic.queues, state, interrupts, grace };
+            let mode = if vnic.vhost_client { Mode::Client } else { Mode::Server };
+            Ok(Attachment::VhostUser(vhost_user::Server::bind(&path, setup, mode).map_err(refused)?))
+        }
+        Adapter::Netdev | Adapter::Tap => {
+            let interface = vnic.device.as_ref().map_or("", |d| d.value.as_str());
+            let opened = Uplink::open_with(name, interface, driver(vnic.driver), state.clone(), grace, mtu)
+                .map_err(|error| RunError::Netdev { name: name.clone(), error })?;
+            // Whoever is at the other end has started long ago, and sorts out itself what is for it.
+            state.set_filter(RxFilter {
+                mac: Some(mac),
+                unicast: true,
+                broadcast: true,
+                all_multicast: true,
+                promiscuous: true,
+                ..RxFilter::closed()
+            });
+            tracing::info!("vNIC {name} is {interface} by {} ({})", opened.driver(), opened.rung());
+            Ok(Attachment::Netdev(opened))
+        }
+    }
 }
 
 fn driver(wish: config::Driver) -> uplink::Driver {

@@ -71,8 +71,8 @@ impl Runtime {
             connected: vnic.state.connected(),
             link: LinkStatus::of(vnic.state.link_up()),
             uplink: uplink.map(|u| u.name.clone()),
-            socket: Some(vnic.server.path().display().to_string()),
-            messages: Some(vnic.server.messages().total()),
+            socket: vnic.attachment.socket(),
+            messages: vnic.attachment.messages(),
             ..PortStatus::new(&vnic.name, Role::Vnic, &vnic.counters.totals())
         }
     }

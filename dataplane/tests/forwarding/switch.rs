@@ -53,6 +53,7 @@ impl Switch {
                 promiscuous: v.promiscuous,
                 mac_changes: v.mac_changes,
                 forged_transmits: v.forged_transmits,
+                ..Security::default()
             };
             let role = Role::Vnic(VnicRole {
                 policy: Policy { vlan: v.vlan.clone(), security, mac: v.mac },

@@ -18,7 +18,8 @@ mod ring;
 mod rx;
 pub(crate) mod socket;
 mod tx;
-mod vnet;
+#[cfg(test)]
+mod vnet_tests;
 
 use std::io;
 

@@ -40,7 +40,7 @@ pub(super) const HEADER: usize = 32;
 pub(super) const PKTTYPE: usize = HEADER + 10;
 
 const _: () = assert!(SLOT.is_multiple_of(64) && (SLOT / 64) % 2 == 1);
-const _: () = assert!(SLOT >= 80 + super::vnet::LEN + dataplane::MAX_FRAME + wire::TAG_LEN);
+const _: () = assert!(SLOT >= 80 + dataplane::VNET_LEN + dataplane::MAX_FRAME + wire::TAG_LEN);
 
 /// Which way a ring goes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -4,13 +4,12 @@ use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 
-use dataplane::{BURST, Burst, Csum, DropReason, Offload, Sink};
+use dataplane::{BURST, Burst, Csum, DropReason, Offload, Sink, VNET_LEN, VnetHeader};
 use sharedmem::Slice;
 use wire::{ETHERTYPE_VLAN, TAG_LEN, Tag};
 
 use super::ring::{Direction, PKTTYPE, Slots};
 use super::socket;
-use super::vnet::{self, VnetHeader};
 use crate::netlink::LinkEvent;
 
 /// Bytes read of a slot's header: `tpacket2_hdr` and `sockaddr_ll` up to the packet type.
@@ -107,7 +106,7 @@ fn harvest<'m>(slot: &Slice<'m>, burst: &mut Burst<'m>) {
     let Some((frame, vnet)) = parts(slot, &header) else {
         return burst.reject(DropReason::BadDescriptor, header.len);
     };
-    let offload = match vnet.offload(&frame) {
+    let offload = match vnet.offload(&[frame]) {
         Ok(offload) => offload,
         Err(reason) => return burst.reject(reason, header.len),
     };
@@ -125,8 +124,8 @@ fn harvest<'m>(slot: &Slice<'m>, burst: &mut Burst<'m>) {
 #[inline]
 fn parts<'m>(slot: &Slice<'m>, header: &Header) -> Option<(Slice<'m>, VnetHeader)> {
     let frame = slot.sub(header.mac, header.snaplen)?;
-    let mut bytes = [0; vnet::LEN];
-    slot.read_at(header.mac.checked_sub(vnet::LEN)?, &mut bytes).then_some((frame, VnetHeader::from_bytes(bytes)))
+    let mut bytes = [0; VNET_LEN];
+    slot.read_at(header.mac.checked_sub(VNET_LEN)?, &mut bytes).then_some((frame, VnetHeader::from_bytes(bytes)))
 }
 
 /// TPID and TCI of the tag the kernel took out.

@@ -1,4 +1,7 @@
-use super::*;
+use dataplane::vnet::{DATA_VALID, GSO_ECN, GSO_NONE, GSO_TCPV4, GSO_TCPV6, NEEDS_CSUM};
+use dataplane::{Csum, DropReason, Gso, Offload, Plan, VnetHeader};
+
+use super::tx::header_for;
 use crate::lab::{all, tcp4, tcp6, with_burst};
 use dataplane::Caps;
 use wire::Tag;
@@ -6,7 +9,7 @@ use wire::Tag;
 fn decode(header: VnetHeader, bytes: &[u8]) -> Result<Offload, DropReason> {
     let page = sharedmem::SharedPage::new("frame", 1 << 20).unwrap();
     assert!(page.slice().write_at(0, bytes));
-    header.offload(&page.slice().sub(0, bytes.len()).unwrap())
+    header.offload(&[page.slice().sub(0, bytes.len()).unwrap()])
 }
 
 #[test]
@@ -79,7 +82,7 @@ fn what_a_sent_header_asks_for() {
     with_burst(&frames, |burst| {
         for (delivery, want) in all(burst, None).iter().zip(want) {
             let plan = Plan::new(burst, delivery, caps).unwrap();
-            assert_eq!(VnetHeader::for_plan(&plan, plan.len(0)), want, "frame {}", delivery.frame);
+            assert_eq!(header_for(&plan, plan.len(0)), want, "frame {}", delivery.frame);
         }
     });
 }

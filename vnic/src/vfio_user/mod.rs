@@ -41,6 +41,7 @@ mod version;
 pub use message::{Command, HEADER, Header, MAX_DATA, MAX_FDS, MAX_MESSAGE, MessageCounters, Outgoing};
 pub use server::{Progress, Server};
 pub use session::{Card, Session};
+pub(crate) use socket::Listener;
 pub use socket::{BindError, MAX_PATH};
 
 use rustix::io::Errno;

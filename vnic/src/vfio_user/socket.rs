@@ -44,7 +44,7 @@ pub enum BindError {
 
 /// A listening socket; its path goes when it is dropped.
 #[derive(Debug)]
-pub(super) struct Listener {
+pub(crate) struct Listener {
     fd: OwnedFd,
     path: PathBuf,
     inode: (u64, u64),
@@ -56,7 +56,7 @@ fn inode(stat: &Stat) -> (u64, u64) {
 
 impl Listener {
     /// Binds `path`. A socket that is there and that nobody listens on is replaced.
-    pub(super) fn bind(path: &Path) -> Result<Listener, BindError> {
+    pub(crate) fn bind(path: &Path) -> Result<Listener, BindError> {
         let owned = || path.to_path_buf();
         if path.as_os_str().len() > MAX_PATH {
             return Err(BindError::TooLong(owned()));
@@ -93,7 +93,7 @@ impl Listener {
     }
 
     /// The next connection; `None` when there is none.
-    pub(super) fn accept(&self) -> Result<Option<OwnedFd>, Errno> {
+    pub(crate) fn accept(&self) -> Result<Option<OwnedFd>, Errno> {
         match accept_with(&self.fd, SocketFlags::CLOEXEC | SocketFlags::NONBLOCK) {
             Ok(fd) => Ok(Some(fd)),
             Err(Errno::AGAIN | Errno::CONNABORTED | Errno::INTR) => Ok(None),

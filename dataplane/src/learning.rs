@@ -1,0 +1,329 @@
+//! Addresses learnt from what ports send: (VLAN, MAC) to port, shared by all workers.
+//!
+//! ```text
+//!  hash(VLAN, MAC) -> part (with a lock for writers) -> two buckets of 8 slots
+//!
+//!  bucket:  | key 0 | key 1 | ... | key 7 |      one cache line, all a miss looks at
+//!           | val 0 | val 1 | ... | val 7 |      the line beside it
+//!
+//!  key:     0 (4 bits) | VLAN 12 | MAC 48                        0: the slot is empty
+//!  value:   valid 1 | generation 27 | stamp 20 | port 16         stamp in seconds, modulo 2^20
+//! ```
+//!
+//! # Readers see no key with another key's port
+//!
+//! A slot's key changes only under its part's lock, always in this order: the value is made invalid with the next
+//! generation (W1), the key is stored (W2, release), and the value is stored, valid, with that generation (W3,
+//! release). Refreshing a stamp and moving an address to another port change the value alone and keep its generation.
+//! A reader that found its key in a slot loads value (R1, acquire), key (R2, acquire), value (R3) and believes them
+//! when the key is its own and both values are valid and of one generation g:
+//!
+//! - R1 saw W3 of g or a later change of that value, so R2 sees the key of W2 of g, or a newer one;
+//! - had R2 seen a newer one, of generation h > g, then R3 would see at least W1 of h, whose generation is not g;
+//! - so the key is that of g, and R3's port is one this key had between R1 and R3.
+//!
+//! That a generation comes round again takes 2^27 rewrites of that one slot between two neighbouring loads of a reader,
+//! seconds of nothing else. A slot rewritten meanwhile is a miss, and a miss is always allowed: the frame is flooded.
+//! So readers neither wait nor repeat.
+//!
+//! # Writers
+//!
+//! An address known at its port costs no store at all, unless its stamp is older than [`REFRESH`] seconds: then one
+//! compare-and-swap, which loses against any change. The rest, a new address or one that moved, tries the part's lock and
+//! gives up when another has it: the next frame of that address learns it. Only the control thread waits for a lock.
+//!
+//! # Who gives way
+//!
+//! Where both buckets of a new address are full, an entry of the port that has most of all goes, the oldest of those
+//! there; but only for a port that has no more than that one afterwards. So a port that sends from ever new addresses replaces its own, or
+//! learns no more, and none with fewer loses one to it. A port has at most [`PER_PORT`] in all.
+
+mod slot;
+
+use std::collections::hash_map::RandomState;
+use std::hash::BuildHasher;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError, TryLockError};
+
+use wire::{Mac, VID_MAX};
+
+use self::slot::{At, Bucket, SLOTS, Value, slots};
+use crate::PortId;
+
+/// Most addresses of one port.
+pub const PER_PORT: u32 = 4096;
+/// An address nobody has sent from for longer than this many seconds is forgotten.
+pub const AGE: u32 = 600;
+/// A stamp this many seconds old is not yet written anew.
+pub const REFRESH: u32 = 1;
+/// Parts in which [`Learned::sweep`] goes over the table.
+pub const PARTS: usize = 256;
+
+/// Buckets of a part.
+const BUCKETS: usize = 64;
+/// Ports there can be numbers for.
+const PORTS: usize = 1 << 16;
+
+/// The bits of a key.
+const KEY_MASK: u64 = (1 << 60) - 1;
+
+/// Seconds since the switch started.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Default)]
+pub struct Seconds(pub u32);
+
+/// What learning an address came to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// It was there, and fresh.
+    Known,
+    /// It was there; its stamp is new.
+    Refreshed,
+    /// It is there now.
+    Added,
+    /// It was another port's until now.
+    Moved,
+    /// It is not learnt: no address to learn, no room for this port, or another thread was changing this part.
+    Refused,
+}
+
+/// Where an address may be: its part and two buckets of it.
+struct Place {
+    part: usize,
+    buckets: [usize; 2],
+}
+
+/// The table. Its size is fixed: 128 Ki slots (2 MiB), so that 64 Ki addresses find room wherever the hash puts them.
+pub struct Learned {
+    buckets: Box<[Bucket]>,
+    locks: Box<[Mutex<()>]>,
+    counts: Box<[AtomicU32]>,
+    /// Secret, so that no guest can aim its addresses at one bucket.
+    seeds: [u64; 4],
+}
+
+impl Default for Learned {
+    fn default() -> Self {
+        Learned::new()
+    }
+}
+
+impl Learned {
+    /// An empty table; nothing is allocated later.
+    pub fn new() -> Learned {
+        // The standard library's hasher is keyed from the system's random numbers.
+        let random = RandomState::new();
+        Learned {
+            buckets: (0..PARTS * BUCKETS).map(|_| Bucket::default()).collect(),
+            locks: (0..PARTS).map(|_| Mutex::new(())).collect(),
+            counts: (0..PORTS).map(|_| AtomicU32::new(0)).collect(),
+            seeds: [1u8, 2, 3, 4].map(|n| random.hash_one(n) | 1),
+        }
+    }
+
+    /// The port that sent from `mac` in VLAN `vid` within the last [`AGE`] seconds. Never waits.
+    #[inline]
+    pub fn lookup(&self, vid: u16, mac: Mac, now: Seconds) -> Option<PortId> {
+        let key = key(vid, mac);
+        let (_, value) = self.find(&self.place(key), key)?;
+        (value.age(now) <= AGE).then(|| value.port())
+    }
+
+    /// Notes that `port` sent from `mac` in VLAN `vid`. Never waits.
+    #[inline]
+    pub fn learn(&self, vid: u16, mac: Mac, port: PortId, now: Seconds) -> Outcome {
+        let key = key(vid, mac);
+        let place = self.place(key);
+        if let Some((at, value)) = self.find(&place, key)
+            && value.port() == port
+        {
+            if value.age(now) <= REFRESH {
+                return Outcome::Known;
+            }
+            let fresh = Value::new(value.generation(), port, now);
+            // Whoever changed it meanwhile knew better.
+            let swapped = at.value.compare_exchange(value.0, fresh.0, Ordering::Release, Ordering::Relaxed);
+            return if swapped.is_ok() { Outcome::Refreshed } else { Outcome::Known };
+        }
+        if mac.is_group() || mac.is_zero() || vid > VID_MAX {
+            return Outcome::Refused;
+        }
+        self.enter(&place, key, port, now)
+    }
+
+    /// Drops what has aged in part `part` (modulo [`PARTS`]). Each part is to be swept every few minutes; stamps come
+    /// round after twelve days.
+    pub fn sweep(&self, now: Seconds, part: usize) {
+        self.drop_where(part % PARTS, |value| value.age(now) > AGE);
+    }
+
+    /// Drops every address of `port`.
+    pub fn forget_port(&self, port: PortId) {
+        (0..PARTS).for_each(|part| self.drop_where(part, |value| value.port() == port));
+    }
+
+    /// VLAN, address, port and age in seconds of each entry, in no order; aged ones are left out.
+    pub fn entries(&self, now: Seconds) -> impl Iterator<Item = (u16, Mac, PortId, u32)> + '_ {
+        let all = self.buckets.iter().flat_map(slots);
+        all.filter_map(move |at| {
+            let (key, value) = at.entry()?;
+            let [v, w, a, b, c, d, e, f] = key.to_be_bytes();
+            let age = value.age(now);
+            (age <= AGE).then(|| (u16::from_be_bytes([v, w]), Mac([a, b, c, d, e, f]), value.port(), age))
+        })
+    }
+
+    /// How many addresses `port` has, aged ones that were not yet swept among them.
+    pub fn count(&self, port: PortId) -> usize {
+        self.tally(port).load(Ordering::Relaxed) as usize
+    }
+
+    #[inline]
+    fn place(&self, key: u64) -> Place {
+        let [a, b, c, d] = self.seeds;
+        let hash = fold(fold(key ^ a, b) ^ c, d);
+        let first = hash as usize % BUCKETS;
+        // Another one than the first: of two neighbours one is even.
+        let second = first ^ (((hash >> 8) as usize % BUCKETS) | 1);
+        let part = (hash >> 32) as usize % PARTS;
+        Place { part, buckets: [part * BUCKETS + first, part * BUCKETS + second] }
+    }
+
+    #[inline]
+    fn find(&self, place: &Place, key: u64) -> Option<(At<'_>, Value)> {
+        let [first, second] = place.buckets;
+        self.buckets[first].find(key).or_else(|| self.buckets[second].find(key))
+    }
+
+    fn tally(&self, port: PortId) -> &AtomicU32 {
+        &self.counts[usize::from(port.0)]
+    }
+
+    /// Counts one more for `port`, unless it has all it may have.
+    fn reserve(&self, port: PortId) -> bool {
+        let within = self.tally(port).fetch_add(1, Ordering::Relaxed) < PER_PORT;
+        if !within {
+            self.release(port);
+        }
+        within
+    }
+
+    fn release(&self, port: PortId) {
+        self.tally(port).fetch_sub(1, Ordering::Relaxed);
+    }
+
+    /// The slow part of [`Learned::learn`]: the address is new, or another port's.
+    #[cold]
+    fn enter(&self, place: &Place, key: u64, port: PortId, now: Seconds) -> Outcome {
+        let Some(_guard) = self.try_lock(place.part) else { return Outcome::Refused };
+        // Another worker may have entered it before the lock was ours.
+        match self.find(place, key) {
+            Some((_, value)) if value.port() == port => Outcome::Known,
+            Some((at, value)) => self.move_entry(place, at, value, port, now),
+            None => self.add(place, key, port, now),
+        }
+    }
+
+    fn move_entry(&self, place: &Place, at: At<'_>, value: Value, port: PortId, now: Seconds) -> Outcome {
+        if !self.reserve(port) {
+            let Some(own) = self.oldest(place, now, |p| p == port) else { return Outcome::Refused };
+            // Its count passes on to the address that moves.
+            own.rewrite(0, port, now);
+        }
+        self.release(value.port());
+        at.value.store(Value::new(value.generation(), port, now).0, Ordering::Release);
+        if value.age(now) > AGE { Outcome::Added } else { Outcome::Moved }
+    }
+
+    fn add(&self, place: &Place, key: u64, port: PortId, now: Seconds) -> Outcome {
+        self.drop_aged(place, now);
+        if !self.reserve(port) {
+            return self.replace_own(place, key, port, now);
+        }
+        if let Some(free) = self.free(place) {
+            free.rewrite(key, port, now);
+            return Outcome::Added;
+        }
+        // Both buckets are full. The port with most addresses gives way to one that has no more than it afterwards; the
+        // new address is counted already.
+        let with = self.count(port);
+        let most = self.candidates(place).map(|(_, value)| value.port()).max_by_key(|p| self.count(*p));
+        let heavy = most.filter(|p| *p != port && self.count(*p) > with);
+        if let Some(victim) = heavy.and_then(|heavy| self.oldest(place, now, |p| p == heavy).map(|at| (heavy, at))) {
+            self.release(victim.0);
+            victim.1.rewrite(key, port, now);
+            return Outcome::Added;
+        }
+        self.release(port);
+        self.replace_own(place, key, port, now)
+    }
+
+    /// The new address in the place of the port's own oldest one here.
+    fn replace_own(&self, place: &Place, key: u64, port: PortId, now: Seconds) -> Outcome {
+        let Some(own) = self.oldest(place, now, |p| p == port) else { return Outcome::Refused };
+        own.rewrite(key, port, now);
+        Outcome::Added
+    }
+
+    fn candidates(&self, place: &Place) -> impl Iterator<Item = (At<'_>, Value)> {
+        let here = place.buckets.into_iter().flat_map(|index| slots(&self.buckets[index]));
+        here.filter_map(|at| at.entry().map(|(_, value)| (at, value)))
+    }
+
+    /// The entry nobody refreshed for longest among those of the ports that `of` picks.
+    fn oldest(&self, place: &Place, now: Seconds, of: impl Fn(PortId) -> bool) -> Option<At<'_>> {
+        let theirs = self.candidates(place).filter(|(_, value)| of(value.port()));
+        theirs.max_by_key(|(_, value)| value.age(now)).map(|(at, _)| at)
+    }
+
+    /// An empty slot: in the first bucket while that is half empty, where readers look first, or else in the emptier.
+    fn free(&self, place: &Place) -> Option<At<'_>> {
+        let empty = |at: &At<'_>| at.key.load(Ordering::Relaxed) == 0;
+        let [first, second] = place.buckets.map(|index| &self.buckets[index]);
+        let [a, b] = [first, second].map(|bucket| slots(bucket).filter(empty).count());
+        slots(if a >= b.min(SLOTS / 2) { first } else { second }).find(empty)
+    }
+
+    fn drop_aged(&self, place: &Place, now: Seconds) {
+        for (at, value) in self.candidates(place) {
+            if value.age(now) > AGE {
+                self.release(value.port());
+                at.rewrite(0, PortId(0), now);
+            }
+        }
+    }
+
+    fn drop_where(&self, part: usize, gone: impl Fn(Value) -> bool) {
+        let _guard = self.locks[part].lock().unwrap_or_else(PoisonError::into_inner);
+        for at in self.buckets[part * BUCKETS..(part + 1) * BUCKETS].iter().flat_map(slots) {
+            if let Some((_, value)) = at.entry().filter(|(_, value)| gone(*value)) {
+                self.release(value.port());
+                at.rewrite(0, PortId(0), Seconds(0));
+            }
+        }
+    }
+
+    fn try_lock(&self, part: usize) -> Option<MutexGuard<'_, ()>> {
+        match self.locks[part].try_lock() {
+            Ok(guard) => Some(guard),
+            // It guards no value that could be half changed: slots are whole at every moment.
+            Err(TryLockError::Poisoned(poisoned)) => Some(poisoned.into_inner()),
+            Err(TryLockError::WouldBlock) => None,
+        }
+    }
+}
+
+#[inline]
+fn key(vid: u16, mac: Mac) -> u64 {
+    (u64::from(vid) << 48 | mac.as_u64()) & KEY_MASK
+}
+
+/// Both halves of a product: every bit of it depends on every bit of the factors.
+#[inline]
+fn fold(a: u64, b: u64) -> u64 {
+    let product = u128::from(a) * u128::from(b);
+    product as u64 ^ (product >> 64) as u64
+}
+
+#[cfg(test)]
+#[path = "learning_tests.rs"]
+mod tests;

@@ -1,0 +1,99 @@
+//! One slot of the table and its reader's check: the argument is in the module above.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use super::Seconds;
+use crate::PortId;
+
+/// Slots of a bucket: a cache line of keys.
+pub(super) const SLOTS: usize = 8;
+const VALID: u64 = 1 << 63;
+const GENERATION_SHIFT: u32 = 36;
+const GENERATION_MASK: u64 = (1 << 27) - 1;
+const STAMP_SHIFT: u32 = 16;
+const STAMP_MASK: u32 = (1 << 20) - 1;
+
+/// A slot's second word.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) struct Value(pub(super) u64);
+
+impl Value {
+    pub(super) fn new(generation: u64, port: PortId, now: Seconds) -> Value {
+        let stamp = u64::from(now.0 & STAMP_MASK);
+        Value(VALID | generation << GENERATION_SHIFT | stamp << STAMP_SHIFT | u64::from(port.0))
+    }
+
+    pub(super) fn is_valid(self) -> bool {
+        self.0 & VALID != 0
+    }
+
+    pub(super) fn generation(self) -> u64 {
+        self.0 >> GENERATION_SHIFT & GENERATION_MASK
+    }
+
+    pub(super) fn port(self) -> PortId {
+        PortId(self.0 as u16)
+    }
+
+    /// Seconds since the stamp; 0 when another worker's clock was ahead of this one's.
+    pub(super) fn age(self, now: Seconds) -> u32 {
+        let age = now.0.wrapping_sub((self.0 >> STAMP_SHIFT) as u32) & STAMP_MASK;
+        if age > STAMP_MASK / 2 { 0 } else { age }
+    }
+}
+
+#[derive(Default)]
+#[repr(align(128))]
+pub(super) struct Bucket {
+    pub(super) keys: [AtomicU64; SLOTS],
+    pub(super) values: [AtomicU64; SLOTS],
+}
+
+impl Bucket {
+    #[inline]
+    pub(super) fn find(&self, key: u64) -> Option<(At<'_>, Value)> {
+        let slot = self.keys.iter().position(|word| word.load(Ordering::Relaxed) == key)?;
+        let at = At { key: &self.keys[slot], value: &self.values[slot] };
+        at.read(key).map(|value| (at, value))
+    }
+}
+
+/// A slot's place.
+#[derive(Clone, Copy)]
+pub(super) struct At<'a> {
+    pub(super) key: &'a AtomicU64,
+    pub(super) value: &'a AtomicU64,
+}
+
+impl At<'_> {
+    /// The value, when the slot is `key`'s: see the module's argument.
+    #[inline]
+    pub(super) fn read(self, key: u64) -> Option<Value> {
+        let before = Value(self.value.load(Ordering::Acquire));
+        let found = self.key.load(Ordering::Acquire);
+        let after = Value(self.value.load(Ordering::Acquire));
+        let whole = before.is_valid() && after.is_valid() && before.generation() == after.generation();
+        (whole && found == key).then_some(after)
+    }
+
+    /// The address and what is known of it, if there is one.
+    pub(super) fn entry(self) -> Option<(u64, Value)> {
+        let key = self.key.load(Ordering::Acquire);
+        if key == 0 { None } else { self.read(key).map(|value| (key, value)) }
+    }
+
+    /// Gives the slot another key, or none (0). The caller has the part's lock.
+    pub(super) fn rewrite(self, key: u64, port: PortId, now: Seconds) {
+        let generation = (Value(self.value.load(Ordering::Relaxed)).generation() + 1) & GENERATION_MASK;
+        // A refresh may come between; it is of the old key, and lost.
+        self.value.store(generation << GENERATION_SHIFT, Ordering::Relaxed);
+        self.key.store(key, Ordering::Release);
+        if key != 0 {
+            self.value.store(Value::new(generation, port, now).0, Ordering::Release);
+        }
+    }
+}
+
+pub(super) fn slots(bucket: &Bucket) -> impl Iterator<Item = At<'_>> {
+    bucket.keys.iter().zip(&bucket.values).map(|(key, value)| At { key, value })
+}

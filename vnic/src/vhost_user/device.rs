@@ -1,0 +1,427 @@
+//! The control half of a virtio card: what the VMM's messages say, made into rings for the workers.
+
+use std::fs::File;
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use arrayvec::ArrayVec;
+use dataplane::{Egress, Grace, Ingress, Multicast, PortState, RxFilter};
+use rustix::fs::OFlags;
+use sharedmem::{MemTable, Region, Span, SplitRing};
+use vhost::vhost_user::message::{
+    VhostTransferStateDirection, VhostTransferStatePhase, VhostUserConfigFlags, VhostUserInflight, VhostUserLog,
+    VhostUserMemoryRegion, VhostUserProtocolFeatures, VhostUserShMemConfig, VhostUserSharedMsg,
+    VhostUserSingleMemoryRegion, VhostUserVringAddrFlags, VhostUserVringState,
+};
+use vhost::vhost_user::{Error, GpuBackend, Result, VhostUserBackendReqHandlerMut};
+use wire::Mac;
+
+use crate::irq::{Interrupts, IrqKind};
+use crate::virtio::{Active, Card, MAX_PAIRS, RxPath, RxQueue, RxState, TxQueue, TxQueueRings, TxState, features};
+
+/// What a card is made from.
+pub struct CardSetup {
+    /// Port name, for log lines.
+    pub name: String,
+    /// The address the configuration assigned.
+    pub mac: Mac,
+    /// Payload size of the switch in bytes.
+    pub mtu: u16,
+    /// Queue pairs, 1 to 8.
+    pub pairs: usize,
+    /// The port's shared state.
+    pub state: Arc<PortState>,
+    /// The queues' eventfds.
+    pub interrupts: Arc<Interrupts>,
+    /// How to wait until all workers have let go.
+    pub grace: Grace,
+}
+
+/// One ring as the VMM described it so far.
+#[derive(Clone, Default)]
+struct Vring {
+    size: u16,
+    /// Descriptors, driver area, device area: addresses of the VMM's.
+    places: Option<[u64; 3]>,
+    base: u16,
+    /// A kick descriptor came: the ring runs.
+    started: bool,
+    enabled: bool,
+    tx: Option<Arc<TxState>>,
+    rx: Option<Arc<RxState>>,
+}
+
+/// The control half.
+pub(super) struct Device {
+    setup: Arc<CardSetup>,
+    card: Arc<Card>,
+    features: u64,
+    table: Arc<MemTable>,
+    vrings: [Vring; MAX_PAIRS * 2],
+}
+
+/// A card without a VMM.
+pub(super) fn card(setup: &CardSetup) -> Arc<Card> {
+    Arc::new(Card {
+        active: arc_swap::ArcSwapOption::empty(),
+        state: setup.state.clone(),
+        interrupts: setup.interrupts.clone(),
+        kicks: Default::default(),
+    })
+}
+
+/// The queues towards the switch, one per pair.
+pub(super) fn ingress(card: &Arc<Card>, pairs: usize) -> Vec<Box<dyn Ingress>> {
+    (0..pairs.min(MAX_PAIRS)).map(|pair| Box::new(TxQueue::new(card.clone(), pair)) as Box<dyn Ingress>).collect()
+}
+
+/// The way out.
+pub(super) fn egress(card: &Arc<Card>) -> Arc<dyn Egress> {
+    Arc::new(RxPath::new(card.clone()))
+}
+
+impl Device {
+    /// For a VMM that has just connected.
+    pub(super) fn new(setup: Arc<CardSetup>, card: Arc<Card>) -> Device {
+        Device { setup, card, features: 0, table: Arc::new(MemTable::new()), vrings: Default::default() }
+    }
+
+    /// The VMM has gone: workers let go of its memory before this returns.
+    pub(super) fn stop(&mut self) {
+        self.vrings = Default::default();
+        self.features = 0;
+        self.table = Arc::new(MemTable::new());
+        for (index, kick) in self.card.kicks.iter().enumerate() {
+            kick.store(None);
+            self.setup.interrupts.set(IrqKind::Msix, index * 2, None);
+            self.setup.interrupts.set(IrqKind::Msix, index * 2 + 1, None);
+        }
+        self.rebuild();
+    }
+
+    fn vring(&mut self, index: u32) -> Result<&mut Vring> {
+        let pairs = self.setup.pairs;
+        self.vrings.get_mut(index as usize).filter(|_| (index as usize) < pairs * 2).ok_or(Error::InvalidParam)
+    }
+
+    /// Puts the rings as they are now in force, and waits until nobody uses the old ones.
+    fn rebuild(&mut self) {
+        let mut active = Active {
+            table: self.table.clone(),
+            features: self.features,
+            tx: Default::default(),
+            rx: Default::default(),
+            receivers: ArrayVec::new(),
+            failed: AtomicBool::new(false),
+        };
+        let implied = self.features & features::PROTOCOL_FEATURES == 0;
+        let mut any = false;
+        for (index, vring) in self.vrings.iter_mut().enumerate() {
+            if !vring.started || !(vring.enabled || implied) {
+                continue;
+            }
+            let Some(ring) = resolve(&self.table, vring) else { continue };
+            any = true;
+            let pair = index / 2;
+            if index % 2 == 0 {
+                let state = vring.rx.get_or_insert_with(|| Arc::new(RxState::new(vring.base))).clone();
+                // Reception is polled: the driver need not say that it gave buffers.
+                ring.set_no_notify(true);
+                active.rx[pair] = Some(RxQueue { ring, state });
+                active.receivers.push(pair as u8);
+            } else {
+                let state = vring.tx.get_or_insert_with(|| Arc::new(TxState::new(vring.base))).clone();
+                ring.set_no_notify(true);
+                active.tx[pair] = Some(TxQueueRings { ring, state });
+            }
+        }
+        let receives = !active.receivers.is_empty();
+        let before = self.card.active.swap(any.then(|| Arc::new(active)));
+        self.publish_filter(receives);
+        self.setup.grace.wake();
+        if before.is_some() {
+            self.setup.grace.wait();
+        }
+    }
+
+    /// The VMM keeps the control queue to itself, so which frames the guest wants is not known: it is offered all that
+    /// are for its port, as if it had asked for everything, and drops what it does not want.
+    fn publish_filter(&self, receives: bool) {
+        let started = self.setup.state.filter().mac.is_some();
+        if started == receives {
+            return;
+        }
+        self.setup.state.set_filter(match receives {
+            false => RxFilter::closed(),
+            true => RxFilter {
+                mac: Some(self.setup.mac),
+                unicast: true,
+                broadcast: true,
+                all_multicast: true,
+                promiscuous: true,
+                multicast: Multicast::List(Vec::new()),
+                vlans: None,
+            },
+        });
+        let word = if receives { "has started" } else { "has stopped" };
+        tracing::info!("vNIC {}: the driver {word} the card", self.setup.name);
+    }
+
+    fn config(&self) -> [u8; 12] {
+        let mut bytes = [0; 12];
+        bytes[..6].copy_from_slice(&self.setup.mac.0);
+        let status = u16::from(self.setup.state.link_up());
+        for (at, word) in [(6, status), (8, self.setup.pairs as u16), (10, self.setup.mtu)] {
+            bytes[at..at + 2].copy_from_slice(&word.to_le_bytes());
+        }
+        bytes
+    }
+
+    /// Maps one region of a memory table.
+    fn span(&self, region: &VhostUserMemoryRegion, file: &File) -> Result<Span> {
+        let (offset, size) = (region.mmap_offset, region.memory_size);
+        let len = offset.checked_add(size).and_then(|l| usize::try_from(l).ok()).ok_or(Error::InvalidParam)?;
+        let mapped = Region::map(file.as_fd(), 0, len, true).map_err(|error| {
+            tracing::warn!("vNIC {}: guest memory of {size} bytes cannot be mapped: {error}", self.setup.name);
+            Error::ReqHandlerError(error)
+        })?;
+        Ok(Span {
+            guest: region.guest_phys_addr,
+            len: size,
+            user: region.user_addr,
+            region: mapped,
+            offset: offset as usize,
+        })
+    }
+
+    fn set_table(&mut self, table: MemTable) {
+        self.table = Arc::new(table);
+        self.rebuild();
+    }
+}
+
+/// The rings of `vring` in guest memory, when all of them lie in it.
+fn resolve(table: &MemTable, vring: &Vring) -> Option<SplitRing> {
+    let [desc, avail, used] = vring.places?;
+    let n = u64::from(vring.size);
+    let place = |address: u64, len: u64| {
+        let (region, offset, rest) = table.user(address)?;
+        (len <= rest).then_some((region, offset))
+    };
+    SplitRing::new(vring.size, place(desc, 16 * n)?, place(avail, 6 + 2 * n)?, place(used, 6 + 8 * n)?)
+}
+
+/// An eventfd that a worker may write or read without waiting.
+fn quiet(file: File) -> OwnedFd {
+    let fd = OwnedFd::from(file);
+    if let Ok(flags) = rustix::fs::fcntl_getfl(&fd) {
+        let _ = rustix::fs::fcntl_setfl(&fd, flags | OFlags::NONBLOCK);
+    }
+    fd
+}
+
+const UNSUPPORTED: Error = Error::InvalidOperation("not offered");
+
+impl VhostUserBackendReqHandlerMut for Device {
+    fn set_owner(&mut self) -> Result<()> {
+        Ok(())
+    }
+
+    fn reset_owner(&mut self) -> Result<()> {
+        self.reset_device()
+    }
+
+    fn reset_device(&mut self) -> Result<()> {
+        self.vrings = Default::default();
+        self.features = 0;
+        self.rebuild();
+        Ok(())
+    }
+
+    fn get_features(&mut self) -> Result<u64> {
+        Ok(features::offered(self.setup.pairs))
+    }
+
+    fn set_features(&mut self, accepted: u64) -> Result<()> {
+        if accepted & !features::offered(self.setup.pairs) != 0 {
+            return Err(Error::InvalidParam);
+        }
+        if accepted != self.features {
+            self.features = accepted;
+            self.rebuild();
+        }
+        Ok(())
+    }
+
+    fn get_protocol_features(&mut self) -> Result<VhostUserProtocolFeatures> {
+        let mut offered = VhostUserProtocolFeatures::CONFIG
+            | VhostUserProtocolFeatures::REPLY_ACK
+            | VhostUserProtocolFeatures::RESET_DEVICE
+            | VhostUserProtocolFeatures::CONFIGURE_MEM_SLOTS;
+        offered.set(VhostUserProtocolFeatures::MQ, self.setup.pairs > 1);
+        Ok(offered)
+    }
+
+    fn set_protocol_features(&mut self, _features: u64) -> Result<()> {
+        Ok(())
+    }
+
+    fn set_mem_table(
+        &mut self,
+        regions: &[VhostUserMemoryRegion],
+        files: Vec<File>,
+        _postcopy: Option<bool>,
+    ) -> Result<Option<Vec<u64>>> {
+        let mut table = MemTable::new();
+        for (region, file) in regions.iter().zip(&files) {
+            table = table.with(self.span(region, file)?).map_err(|_| Error::InvalidParam)?;
+        }
+        self.set_table(table);
+        Ok(None)
+    }
+
+    fn get_max_mem_slots(&mut self) -> Result<u64> {
+        Ok(sharedmem::MAX_SPANS as u64)
+    }
+
+    fn add_mem_region(
+        &mut self,
+        region: &VhostUserSingleMemoryRegion,
+        file: File,
+        _postcopy: Option<bool>,
+    ) -> Result<Option<u64>> {
+        let table = self.table.with(self.span(region, &file)?).map_err(|_| Error::InvalidParam)?;
+        self.set_table(table);
+        Ok(None)
+    }
+
+    fn remove_mem_region(&mut self, region: &VhostUserSingleMemoryRegion) -> Result<()> {
+        let table = self.table.without(region.guest_phys_addr, region.user_addr, region.memory_size);
+        self.set_table(table.map_err(|_| Error::InvalidParam)?);
+        Ok(())
+    }
+
+    fn set_vring_num(&mut self, index: u32, num: u32) -> Result<()> {
+        let size = u16::try_from(num).ok().filter(|n| n.is_power_of_two()).ok_or(Error::InvalidParam)?;
+        self.vring(index)?.size = size;
+        Ok(())
+    }
+
+    fn set_vring_addr(
+        &mut self,
+        index: u32,
+        _flags: VhostUserVringAddrFlags,
+        descriptor: u64,
+        used: u64,
+        available: u64,
+        _log: u64,
+    ) -> Result<()> {
+        self.vring(index)?.places = Some([descriptor, available, used]);
+        self.rebuild();
+        Ok(())
+    }
+
+    fn set_vring_base(&mut self, index: u32, base: u32) -> Result<()> {
+        let base = u16::try_from(base).map_err(|_| Error::InvalidParam)?;
+        let vring = self.vring(index)?;
+        (vring.base, vring.tx, vring.rx) = (base, None, None);
+        self.rebuild();
+        Ok(())
+    }
+
+    /// Stops the ring, and tells where the next driver or switch is to go on.
+    fn get_vring_base(&mut self, index: u32) -> Result<VhostUserVringState> {
+        self.vring(index)?.started = false;
+        self.rebuild();
+        let vring = self.vring(index)?;
+        let next = match (vring.tx.take(), vring.rx.take()) {
+            (Some(tx), _) => tx.next.load(Ordering::Acquire),
+            (None, Some(rx)) => rx.positions.lock().map_or(0, |p| p.next),
+            (None, None) => vring.base,
+        };
+        vring.base = next;
+        Ok(VhostUserVringState::new(index, u32::from(next)))
+    }
+
+    fn set_vring_kick(&mut self, index: u8, fd: Option<File>) -> Result<()> {
+        self.vring(index.into())?.started = true;
+        if index % 2 == 1
+            && let Some(kick) = self.card.kicks.get(usize::from(index / 2))
+        {
+            kick.store(fd.map(|file| Arc::new(quiet(file))));
+        }
+        self.rebuild();
+        Ok(())
+    }
+
+    fn set_vring_call(&mut self, index: u8, fd: Option<File>) -> Result<()> {
+        self.vring(index.into())?;
+        self.setup.interrupts.set(IrqKind::Msix, usize::from(index), fd.map(quiet));
+        // A driver may have asked before there was anything to tell it by.
+        self.setup.interrupts.raise(usize::from(index));
+        Ok(())
+    }
+
+    fn set_vring_err(&mut self, index: u8, _fd: Option<File>) -> Result<()> {
+        self.vring(index.into()).map(|_| ())
+    }
+
+    fn get_queue_num(&mut self) -> Result<u64> {
+        Ok(self.setup.pairs as u64)
+    }
+
+    fn set_vring_enable(&mut self, index: u32, enable: bool) -> Result<()> {
+        self.vring(index)?.enabled = enable;
+        self.rebuild();
+        Ok(())
+    }
+
+    fn get_config(&mut self, offset: u32, size: u32, _flags: VhostUserConfigFlags) -> Result<Vec<u8>> {
+        // What lies beyond the fields we have reads as zero: drivers ask for the newest layout they know.
+        let config = self.config();
+        let byte = |at: u32| config.get(at as usize).copied().unwrap_or(0);
+        Ok((offset..offset.saturating_add(size)).map(byte).collect())
+    }
+
+    fn set_config(&mut self, _offset: u32, _buf: &[u8], _flags: VhostUserConfigFlags) -> Result<()> {
+        Err(UNSUPPORTED)
+    }
+
+    fn set_gpu_socket(&mut self, _gpu: GpuBackend) -> Result<()> {
+        Err(UNSUPPORTED)
+    }
+
+    fn get_shared_object(&mut self, _uuid: VhostUserSharedMsg) -> Result<File> {
+        Err(UNSUPPORTED)
+    }
+
+    fn get_inflight_fd(&mut self, _inflight: &VhostUserInflight) -> Result<(VhostUserInflight, File)> {
+        Err(UNSUPPORTED)
+    }
+
+    fn set_inflight_fd(&mut self, _inflight: &VhostUserInflight, _file: File) -> Result<()> {
+        Err(UNSUPPORTED)
+    }
+
+    fn set_device_state_fd(
+        &mut self,
+        _direction: VhostTransferStateDirection,
+        _phase: VhostTransferStatePhase,
+        _fd: File,
+    ) -> Result<Option<File>> {
+        Err(UNSUPPORTED)
+    }
+
+    fn check_device_state(&mut self) -> Result<()> {
+        Err(UNSUPPORTED)
+    }
+
+    fn get_shmem_config(&mut self) -> Result<VhostUserShMemConfig> {
+        Err(UNSUPPORTED)
+    }
+
+    fn set_log_base(&mut self, _log: &VhostUserLog, _file: File) -> Result<()> {
+        Err(UNSUPPORTED)
+    }
+}

@@ -1,0 +1,78 @@
+//! Feature bits of the network card (virtio 1.2, 5.1.3 and 6), and what is made of them.
+
+use dataplane::Caps;
+
+/// The driver may leave checksums to the device.
+pub const CSUM: u64 = 1 << 0;
+/// The device may leave checksums to the driver.
+pub const GUEST_CSUM: u64 = 1 << 1;
+/// The device tells its payload size.
+pub const MTU: u64 = 1 << 3;
+/// The device has an address of its own.
+pub const MAC: u64 = 1 << 5;
+/// The driver takes TCP segments over IPv4.
+pub const GUEST_TSO4: u64 = 1 << 7;
+/// The driver takes TCP segments over IPv6.
+pub const GUEST_TSO6: u64 = 1 << 8;
+/// The driver takes segments with ECN.
+pub const GUEST_ECN: u64 = 1 << 9;
+/// The device takes TCP segments over IPv4.
+pub const HOST_TSO4: u64 = 1 << 11;
+/// The device takes TCP segments over IPv6.
+pub const HOST_TSO6: u64 = 1 << 12;
+/// The device takes segments with ECN.
+pub const HOST_ECN: u64 = 1 << 13;
+/// A frame may be spread over several receive buffers.
+pub const MRG_RXBUF: u64 = 1 << 15;
+/// The device tells its link state.
+pub const STATUS: u64 = 1 << 16;
+/// There is a control queue (the VMM's own: over vhost-user it never reaches us).
+pub const CTRL_VQ: u64 = 1 << 17;
+/// Several queue pairs.
+pub const MQ: u64 = 1 << 22;
+/// Descriptors may lie in a table of their own.
+pub const INDIRECT_DESC: u64 = 1 << 28;
+/// Notifications by index.
+pub const EVENT_IDX: u64 = 1 << 29;
+/// vhost-user's own: protocol features follow.
+pub const PROTOCOL_FEATURES: u64 = 1 << 30;
+/// Not a legacy device.
+pub const VERSION_1: u64 = 1 << 32;
+
+/// What is offered to every driver.
+const OFFERED: u64 = CSUM
+    | GUEST_CSUM
+    | MTU
+    | MAC
+    | GUEST_TSO4
+    | GUEST_TSO6
+    | GUEST_ECN
+    | HOST_TSO4
+    | HOST_TSO6
+    | HOST_ECN
+    | MRG_RXBUF
+    | STATUS
+    | INDIRECT_DESC
+    | EVENT_IDX
+    | PROTOCOL_FEATURES
+    | VERSION_1;
+
+/// Bytes of the header before each frame.
+pub fn header_len(features: u64) -> usize {
+    // Section 5.1.6.1: the count of buffers is there with either of the two.
+    if features & (MRG_RXBUF | VERSION_1) != 0 { 12 } else { 10 }
+}
+
+/// What the driver does by itself with received frames.
+pub fn caps(features: u64) -> Caps {
+    let all = |bits: u64| features & bits == bits;
+    // Segments of both kinds or none: a frame's kind is not known to whoever asks.
+    let tso = all(GUEST_CSUM | GUEST_TSO4 | GUEST_TSO6 | GUEST_ECN);
+    Caps { csum: all(GUEST_CSUM), tso, tag: false, pad: false }
+}
+
+/// What is offered to the driver of a card with `pairs` queue pairs. Several come with a control queue, which the VMM
+/// keeps to itself.
+pub fn offered(pairs: usize) -> u64 {
+    if pairs > 1 { OFFERED | MQ | CTRL_VQ } else { OFFERED }
+}

@@ -1,0 +1,359 @@
+//! From the switch into the guest's receive queues.
+//!
+//! Chains and their used entries are reserved under the queue's lock; the copy is made without it; used entries are
+//! published in the order of the reservations, for the driver sees one index. With `MRG_RXBUF` a frame takes as many
+//! chains as it needs, and the header of the first tells how many.
+
+use std::sync::{Arc, PoisonError};
+
+use arrayvec::ArrayVec;
+use dataplane::vnet::DATA_VALID;
+use dataplane::{BURST, Burst, Caps, Csum, Delivery, DropReason, Egress, Plan, Tally, VNET_LEN, VnetHeader};
+use sharedmem::{Slice, SpanHint};
+
+use super::card::{Active, Card, RxPositions, RxQueue, wants_interrupt};
+use super::chain::{single, walk};
+use super::features::{self, caps, header_len};
+
+/// Chains reserved at a time; one frame takes no more.
+const CHAINS: usize = 128;
+/// Pieces of memory reserved at a time.
+const PIECES: usize = 512;
+/// Most pieces of one chain.
+const CHAIN_PIECES: usize = 64;
+/// Bytes of the longest header.
+const HEADER: usize = VNET_LEN + 2;
+
+/// The receive path of a card.
+pub struct RxPath {
+    card: Arc<Card>,
+}
+
+impl RxPath {
+    /// Of `card`.
+    pub fn new(card: Arc<Card>) -> RxPath {
+        RxPath { card }
+    }
+}
+
+impl Egress for RxPath {
+    fn deliver(&self, burst: &Burst<'_>, list: &[Delivery], tally: &mut Tally) {
+        let guard = self.card.active.load();
+        let refusal = match guard.as_ref().filter(|a| !a.failed()) {
+            None => DropReason::NotConnected,
+            Some(_) if !self.card.state.link_up() => DropReason::PortBlocked,
+            Some(active) => match active.receivers.as_slice() {
+                [] => DropReason::NotConnected,
+                [pair] => return self.deliver_to(active, *pair, burst, list, tally),
+                pairs => return self.spread(active, pairs, burst, list, tally),
+            },
+        };
+        list.iter().for_each(|_| tally.dropped(refusal));
+    }
+}
+
+impl RxPath {
+    #[inline]
+    fn deliver_to(&self, active: &Active, pair: u8, burst: &Burst<'_>, list: &[Delivery], tally: &mut Tally) {
+        let Some(queue) = active.rx.get(usize::from(pair)).and_then(Option::as_ref).filter(|q| !q.ring.faulted())
+        else {
+            active.fail();
+            return list.iter().for_each(|_| tally.dropped(DropReason::NotConnected));
+        };
+        let header = header_len(active.features);
+        let mergeable = active.features & features::MRG_RXBUF != 0;
+        let path = Path { active, queue, header, mergeable, caps: caps(active.features) };
+        let mut told = false;
+        for part in list.chunks(BURST) {
+            told |= path.deliver(burst, part, tally);
+        }
+        if told {
+            self.card.interrupts.raise(usize::from(pair) * 2);
+        }
+    }
+
+    /// Each conversation keeps to one of several queues.
+    fn spread(&self, active: &Active, pairs: &[u8], burst: &Burst<'_>, list: &[Delivery], tally: &mut Tally) {
+        for part in list.chunks(BURST) {
+            for (n, pair) in pairs.iter().enumerate() {
+                let mine = part.iter().filter(|d| queue_of(burst, d) % pairs.len() == n).copied();
+                let mine: ArrayVec<Delivery, BURST> = mine.collect();
+                if !mine.is_empty() {
+                    self.deliver_to(active, *pair, burst, &mine, tally);
+                }
+            }
+        }
+    }
+}
+
+/// A number that frames of one conversation have in common: from addresses, and for IP from what follows them.
+fn queue_of(burst: &Burst<'_>, delivery: &Delivery) -> usize {
+    let Some(frame) = burst.frames().get(usize::from(delivery.frame)) else { return 0 };
+    let mut sum = frame.src().as_u64();
+    // IPv4: addresses and ports. IPv6: the ends of the addresses and the ports.
+    let at = match wire::be16(frame.head(), 12) {
+        Some(0x0800) => 26..38,
+        Some(wire::ETHERTYPE_IPV6) => 30..58,
+        _ => 0..0,
+    };
+    for chunk in frame.head().get(at).unwrap_or(&[]).chunks_exact(4) {
+        sum = sum.rotate_left(13) ^ u64::from(u32::from_le_bytes([chunk[0], chunk[1], chunk[2], chunk[3]]));
+    }
+    (sum.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 40) as usize
+}
+
+/// A reserved chain.
+struct Chain {
+    head: u16,
+    /// Bytes it holds.
+    room: u32,
+    /// Bytes written to it, for the driver.
+    used: u32,
+}
+
+/// One output frame with its chains reserved.
+struct Job {
+    plan: u8,
+    segment: u32,
+    chains: u16,
+    first_piece: u16,
+    pieces: u16,
+}
+
+/// What one look at the ring reserved.
+struct Batch<'m> {
+    start: u16,
+    jobs: ArrayVec<Job, BURST>,
+    chains: ArrayVec<Chain, CHAINS>,
+    pieces: ArrayVec<Slice<'m>, PIECES>,
+}
+
+/// What is fixed for one call.
+struct Path<'a> {
+    active: &'a Active,
+    queue: &'a RxQueue,
+    header: usize,
+    mergeable: bool,
+    caps: Caps,
+}
+
+impl<'a> Path<'a> {
+    /// Delivers at most a burst; true when the driver is to be told.
+    fn deliver(&self, burst: &Burst<'_>, list: &[Delivery], tally: &mut Tally) -> bool {
+        let mut plans: ArrayVec<Plan<'_, '_>, BURST> = ArrayVec::new();
+        for delivery in list {
+            match Plan::new(burst, delivery, self.caps) {
+                Some(plan) => {
+                    if plan.count() > 1 {
+                        tally.segmented(plan.count());
+                    }
+                    // Cannot fail: the list is no longer than a burst.
+                    let _ = plans.try_push(plan);
+                }
+                None => tally.dropped(DropReason::BadDescriptor),
+            }
+        }
+        let (mut at, mut told) = ((0, 0), false);
+        while at.0 < plans.len() {
+            let mut batch = Batch { start: 0, jobs: ArrayVec::new(), chains: ArrayVec::new(), pieces: ArrayVec::new() };
+            self.reserve(&plans, &mut at, &mut batch, tally);
+            for job in &batch.jobs {
+                let Some(plan) = plans.get(usize::from(job.plan)) else { continue };
+                let first = usize::from(job.first_piece);
+                let pieces = batch.pieces.get(first..first + usize::from(job.pieces)).unwrap_or(&[]);
+                if self.fill(plan, job, pieces) {
+                    tally.delivered(plan.len(job.segment));
+                } else {
+                    tally.dropped(DropReason::BadDescriptor);
+                }
+            }
+            told |= self.publish(&batch);
+        }
+        told
+    }
+
+    /// Reserves chains for output frames from `at` (plan, segment) on, until a batch is full.
+    #[inline]
+    fn reserve(&self, plans: &[Plan<'_, '_>], at: &mut (usize, u32), batch: &mut Batch<'a>, tally: &mut Tally) {
+        let mut positions = self.queue.state.positions.lock().unwrap_or_else(PoisonError::into_inner);
+        batch.start = positions.next;
+        self.look_ahead(&positions, plans.len() - at.0);
+        let mut hint = SpanHint::default();
+        while let Some(plan) = plans.get(at.0) {
+            if batch.jobs.is_full() || batch.chains.len() + CHAINS / 2 > CHAINS {
+                return;
+            }
+            if batch.pieces.remaining_capacity() < 2 * CHAIN_PIECES {
+                return;
+            }
+            let (index, segment) = *at;
+            *at = if segment + 1 < plan.count() { (index, segment + 1) } else { (index + 1, 0) };
+            let (first_chain, first_piece) = (batch.chains.len(), batch.pieces.len());
+            match self.take(&mut positions, plan.len(segment) + self.header, &mut hint, batch) {
+                Ok(()) => {
+                    let job = Job {
+                        plan: index as u8,
+                        segment,
+                        chains: (batch.chains.len() - first_chain) as u16,
+                        first_piece: first_piece as u16,
+                        pieces: (batch.pieces.len() - first_piece) as u16,
+                    };
+                    let _ = batch.jobs.try_push(job);
+                }
+                Err(reason) => {
+                    batch.pieces.truncate(first_piece);
+                    tally.dropped(reason);
+                }
+            }
+        }
+    }
+
+    /// Asks for the descriptors of the next chains before any is read.
+    #[inline]
+    fn look_ahead(&self, positions: &RxPositions, frames: usize) {
+        for n in 0..frames.min(BURST) as u16 {
+            self.queue.ring.prefetch(self.queue.ring.avail(positions.next.wrapping_add(n)));
+        }
+    }
+
+    /// Takes chains for `bytes` bytes. Those that cannot be used at all are given back empty; when there are not
+    /// enough, none is taken.
+    #[inline]
+    fn take(
+        &self,
+        positions: &mut RxPositions,
+        bytes: usize,
+        hint: &mut SpanHint,
+        batch: &mut Batch<'a>,
+    ) -> Result<(), DropReason> {
+        let (ring, first) = (&self.queue.ring, batch.chains.len());
+        let start = positions.next;
+        let mut left = bytes;
+        while left > 0 {
+            if batch.chains.len() - first == CHAINS / 2 || batch.pieces.remaining_capacity() < CHAIN_PIECES {
+                return self.give_up(positions, start, first, batch, DropReason::Oversize);
+            }
+            if positions.next == positions.avail {
+                positions.avail = ring.avail_idx();
+                let waiting = positions.avail.wrapping_sub(positions.next);
+                if waiting > ring.size() {
+                    self.active.fail();
+                }
+                if waiting == 0 || waiting > ring.size() {
+                    positions.avail = positions.next;
+                    return self.give_up(positions, start, first, batch, DropReason::RingFull);
+                }
+            }
+            let head = ring.avail(positions.next);
+            positions.next = positions.next.wrapping_add(1);
+            let before = batch.pieces.len();
+            let Some(room) = self.pieces_of(head, hint, batch) else {
+                // Given back with nothing in it, with what was taken for the frame so far.
+                batch.pieces.truncate(before);
+                let _ = batch.chains.try_push(Chain { head, room: 0, used: 0 });
+                batch.chains.iter_mut().skip(first).for_each(|c| c.used = 0);
+                return Err(DropReason::BadDescriptor);
+            };
+            let used = left.min(room as usize);
+            left -= used;
+            let _ = batch.chains.try_push(Chain { head, room, used: used as u32 });
+            if left > 0 && !self.mergeable {
+                return self.give_up(positions, start, first, batch, DropReason::Oversize);
+            }
+        }
+        Ok(())
+    }
+
+    /// Leaves the chains to the next frame. (They were read, not used: reading them again is no harm.)
+    fn give_up(
+        &self,
+        positions: &mut RxPositions,
+        start: u16,
+        first: usize,
+        batch: &mut Batch<'a>,
+        reason: DropReason,
+    ) -> Result<(), DropReason> {
+        positions.next = start;
+        batch.chains.truncate(first);
+        Err(reason)
+    }
+
+    /// Adds the memory of the chain at `head`; returns how many bytes it holds.
+    #[inline]
+    fn pieces_of(&self, head: u16, hint: &mut SpanHint, batch: &mut Batch<'a>) -> Option<u32> {
+        let (ring, table) = (&self.queue.ring, &*self.active.table);
+        if let Some(piece) = ring.desc(head).and_then(|desc| single(table, hint, &desc, true)) {
+            piece.prefetch();
+            let _ = batch.pieces.try_push(piece);
+            return Some(piece.len() as u32).filter(|room| *room > 0);
+        }
+        let mut pieces: ArrayVec<Slice<'_>, CHAIN_PIECES> = ArrayVec::new();
+        walk(ring, table, hint, head, true, &mut pieces).ok()?;
+        batch.pieces.try_extend_from_slice(&pieces).ok()?;
+        u32::try_from(pieces.iter().map(Slice::len).sum::<usize>()).ok().filter(|room| *room > 0)
+    }
+
+    /// Writes header and frame into the pieces.
+    #[inline]
+    fn fill(&self, plan: &Plan<'_, '_>, job: &Job, pieces: &[Slice<'_>]) -> bool {
+        let header = self.header_of(plan, job.chains);
+        match pieces {
+            [one] => {
+                let frame = one.sub(self.header, one.len().saturating_sub(self.header));
+                let told =
+                    if self.header == HEADER { one.write_at(0, &header) } else { one.write_at(0, &header[..VNET_LEN]) };
+                told && frame.is_some_and(|room| plan.write(job.segment, &[room]))
+            }
+            many => self.fill_many(plan, job.segment, &header[..self.header], many),
+        }
+    }
+
+    #[inline(never)]
+    fn fill_many(&self, plan: &Plan<'_, '_>, segment: u32, mut header: &[u8], pieces: &[Slice<'_>]) -> bool {
+        let mut room: ArrayVec<Slice<'_>, PIECES> = ArrayVec::new();
+        for piece in pieces {
+            let n = header.len().min(piece.len());
+            if !piece.write_at(0, &header[..n]) {
+                return false;
+            }
+            header = &header[n..];
+            match piece.sub(n, piece.len() - n) {
+                Some(rest) if !rest.is_empty() && room.try_push(rest).is_err() => return false,
+                _ => {}
+            }
+        }
+        header.is_empty() && plan.write(segment, &room)
+    }
+
+    /// The header before a frame that lies in `chains` chains.
+    #[inline]
+    fn header_of(&self, plan: &Plan<'_, '_>, chains: u16) -> [u8; HEADER] {
+        let mut bytes = [0; HEADER];
+        if plan.csum() != Csum::AsIs || !plan.frame().is_plain() {
+            let mut header = VnetHeader::for_plan(plan);
+            if plan.csum() == Csum::Good && self.caps.csum {
+                header.flags |= DATA_VALID;
+            }
+            bytes[..VNET_LEN].copy_from_slice(&header.bytes());
+        }
+        bytes[VNET_LEN..].copy_from_slice(&chains.to_le_bytes());
+        bytes
+    }
+
+    /// Writes the used entries and publishes them in order. True when the driver is to be told.
+    #[inline]
+    fn publish(&self, batch: &Batch<'_>) -> bool {
+        if batch.chains.is_empty() {
+            return false;
+        }
+        let ring = &self.queue.ring;
+        for (n, chain) in batch.chains.iter().enumerate() {
+            ring.set_used(batch.start.wrapping_add(n as u16), chain.head, chain.used.min(chain.room));
+        }
+        let end = batch.start.wrapping_add(batch.chains.len() as u16);
+        let mut positions = self.queue.state.positions.lock().unwrap_or_else(PoisonError::into_inner);
+        let (before, after) = positions.finish(ring, batch.start, end);
+        drop(positions);
+        wants_interrupt(ring, self.active.features & features::EVENT_IDX != 0, before, after)
+    }
+}
