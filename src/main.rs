@@ -2,6 +2,7 @@
 //! what it does is in `control` and below.
 #![forbid(unsafe_code)]
 
+mod bench;
 mod cli;
 mod demo;
 mod lab;

@@ -35,6 +35,7 @@ mod region;
 mod ring;
 mod slice;
 mod virtq;
+mod virtq_driver;
 
 pub use dma::{Access, DmaError, DmaMap, Hint, MAX_MAPPINGS, MapError, Mapping};
 pub use memtable::{MAX_SPANS, MemTable, Span, SpanHint};
@@ -43,3 +44,4 @@ pub use region::Region;
 pub use ring::Ring;
 pub use slice::{HEAD, Slice};
 pub use virtq::{MAX_VIRTQ, PackedEvent, PackedRing, SplitRing, VirtqDesc, VirtqPlace};
+pub use virtq_driver::DriverRing;

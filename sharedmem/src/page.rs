@@ -34,6 +34,11 @@ impl SharedPage {
         self.fd.as_fd()
     }
 
+    /// Its mapping.
+    pub fn region(&self) -> &Arc<Region> {
+        &self.region
+    }
+
     /// The whole page.
     pub fn slice(&self) -> Slice<'_> {
         match self.region.slice(0, self.region.len()) {

@@ -52,14 +52,14 @@ pub type VirtqPlace<'a> = (&'a Arc<Region>, usize);
 
 /// An area of a ring: checked once, kept by its region.
 #[derive(Clone, Debug)]
-struct Area {
+pub(crate) struct Area {
     base: *mut u8,
     region: Arc<Region>,
 }
 
 impl Area {
     /// `len` bytes at `place`; `None` when they do not fit, are not aligned, or may not be written.
-    fn new((region, offset): VirtqPlace<'_>, len: usize, align: usize) -> Option<Area> {
+    pub(crate) fn new((region, offset): VirtqPlace<'_>, len: usize, align: usize) -> Option<Area> {
         if offset.checked_add(len)? > region.len() || !region.writable() {
             return None;
         }
@@ -71,7 +71,7 @@ impl Area {
     /// # Safety
     /// `offset + 2` must lie in the area, and `offset` be even; likewise in the two functions below, for 4 and 8 bytes.
     #[inline(always)]
-    unsafe fn u16(&self, offset: usize) -> &AtomicU16 {
+    pub(crate) unsafe fn u16(&self, offset: usize) -> &AtomicU16 {
         // SAFETY: the caller's promise; the region is held by self; shared memory is accessed atomically only.
         unsafe { AtomicU16::from_ptr(self.base.add(offset).cast()) }
     }
@@ -79,7 +79,7 @@ impl Area {
     /// # Safety
     /// See [`Area::u16`].
     #[inline(always)]
-    unsafe fn u32(&self, offset: usize) -> &AtomicU32 {
+    pub(crate) unsafe fn u32(&self, offset: usize) -> &AtomicU32 {
         // SAFETY: as above.
         unsafe { AtomicU32::from_ptr(self.base.add(offset).cast()) }
     }
@@ -87,7 +87,7 @@ impl Area {
     /// # Safety
     /// See [`Area::u16`].
     #[inline(always)]
-    unsafe fn u64(&self, offset: usize) -> &AtomicU64 {
+    pub(crate) unsafe fn u64(&self, offset: usize) -> &AtomicU64 {
         // SAFETY: as above.
         unsafe { AtomicU64::from_ptr(self.base.add(offset).cast()) }
     }

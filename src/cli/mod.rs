@@ -43,6 +43,8 @@ enum Command {
     /// Show the switch at work with three real VMs and a physical network of namespaces (needs root, and what
     /// `make demo` prepares).
     Demo,
+    /// Generate packets between two ports of any switch, and count, pace and time them.
+    Bench(crate::bench::Args),
     /// Build a physical network out of namespaces, cut and heal its cables (needs root).
     Lab(crate::lab::Args),
 }
@@ -70,6 +72,9 @@ pub(crate) fn main() -> ExitCode {
             Command::Show(args) => show::show(&args),
             Command::QemuArgs(args) => qemu_args::qemu_args(&args),
             Command::Lab(args) => lab(&args),
+            Command::Bench(args) => {
+                crate::bench::run(&args).map_err(|error| Refusal::Failure(format!("bench: {error:#}")))
+            }
             Command::Demo => crate::demo::run().map_err(|error| Refusal::Failure(format!("demo: {error:#}"))),
         },
         Err(error) => match error.kind() {

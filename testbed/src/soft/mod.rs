@@ -13,6 +13,7 @@ mod card;
 pub mod client;
 mod protocol;
 mod ram;
+mod virtio;
 mod vlance;
 mod vmxnet3;
 
@@ -24,6 +25,7 @@ use wire::{Mac, Tag};
 pub use card::{Card, InterruptKind};
 pub use client::{CallError, Client};
 pub use ram::Ram;
+pub use virtio::{SoftVirtio, VirtioOptions};
 pub use vlance::{SoftVlance, Style, VlanceOptions};
 pub use vmxnet3::{Offload, RxMode, SoftVmxnet3, TxFrame, Vmxnet3Options, Vmxnet3Stats};
 

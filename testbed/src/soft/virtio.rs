@@ -1,0 +1,351 @@
+//! The driver side of a virtio network card over vhost-user: what DPDK's virtio-user does, with one queue pair.
+//!
+//! ```text
+//!  one memfd:  | TX ring | RX ring | TX pool: header + frame, 2 KiB each | RX pool |
+//!              given to the switch by SET_MEM_TABLE; rings and pools are written and read in place
+//! ```
+//!
+//! Nothing is copied to send what lies in the pool ([`SoftVirtio::post`]): descriptors are written and published in
+//! batches, as a fast driver does.
+
+use std::os::fd::AsRawFd;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, ensure};
+use sharedmem::{DriverRing, SharedPage};
+use vhost::vhost_user::message::{VhostUserProtocolFeatures, VhostUserVirtioFeatures};
+use vhost::vhost_user::{Frontend, VhostUserFrontend};
+use vhost::{VhostBackend, VhostUserMemoryRegionInfo, VringConfigData};
+use vmm_sys_util::eventfd::EventFd;
+use wire::Mac;
+
+use super::Drained;
+
+/// Bytes of one buffer.
+const BUFFER: usize = 2048;
+/// Bytes of the header before each frame.
+const HEADER: usize = 12;
+const VERSION_1: u64 = 1 << 32;
+const MRG_RXBUF: u64 = 1 << 15;
+/// Descriptor flag: for the device to write.
+const WRITE: u16 = 2;
+/// Where the guest's memory lies, in guest physical and in its VMM's addresses: any will do.
+const GUEST: u64 = 0x1_0000_0000;
+const USER: u64 = 0x7f00_0000_0000;
+/// `EFD_NONBLOCK`, which is `O_NONBLOCK`.
+const O_NONBLOCK: i32 = 0o4000;
+/// How long the switch may take to give a buffer back.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// How the card is driven.
+#[derive(Clone, Copy, Debug)]
+pub struct VirtioOptions {
+    /// The card's address, as the guest believes.
+    pub mac: Mac,
+    /// Descriptors of each ring, a power of two.
+    pub ring: u16,
+    /// Buffers of each direction, at least as many: more than a cache holds makes every frame cold.
+    pub pool: usize,
+}
+
+impl VirtioOptions {
+    /// 256 descriptors and buffers.
+    pub fn new(mac: Mac) -> VirtioOptions {
+        VirtioOptions { mac, ring: 256, pool: 256 }
+    }
+}
+
+/// A guest on a virtio port.
+pub struct SoftVirtio {
+    // Dropped first: the switch lets go of the memory.
+    front: Frontend,
+    kicks: [EventFd; 2],
+    _calls: [EventFd; 2],
+    mac: Mac,
+    ram: SharedPage,
+    tx: DriverRing,
+    rx: DriverRing,
+    tx_pool: Pool,
+    rx_pool: Pool,
+    /// Bytes to send of each buffer, header included.
+    lens: Vec<u32>,
+    /// Next available entry, and next used one to look at, of each ring.
+    tx_next: u16,
+    tx_done: u16,
+    rx_next: u16,
+    rx_done: u16,
+    /// Offset of the buffer behind each receive descriptor.
+    rx_buffers: Vec<usize>,
+}
+
+/// Buffers that are used round and round.
+struct Pool {
+    start: usize,
+    count: usize,
+    next: usize,
+}
+
+impl Pool {
+    #[inline]
+    fn take(&mut self) -> (usize, usize) {
+        let index = self.next;
+        self.next = if index + 1 < self.count { index + 1 } else { 0 };
+        (index, self.start + index * BUFFER)
+    }
+}
+
+impl SoftVirtio {
+    /// Connects to the vhost-user socket at `path` and starts the card.
+    ///
+    /// # Errors
+    /// When nobody listens or the back end refuses something.
+    pub fn connect(path: &Path, options: VirtioOptions) -> Result<SoftVirtio> {
+        let (ring, pool) = (options.ring, options.pool.max(usize::from(options.ring)));
+        let ring_bytes = DriverRing::bytes(ring).next_multiple_of(4096);
+        let total = (2 * ring_bytes + 2 * pool * BUFFER).next_multiple_of(2 << 20);
+        let ram = SharedPage::new("soft-virtio", total).context("guest memory")?;
+        let region = ram.region();
+        let (tx, avail, used) = DriverRing::new(ring, (region, 0)).context("a ring of that size")?;
+        let (rx, ..) = DriverRing::new(ring, (region, ring_bytes)).context("a ring of that size")?;
+        let front = negotiate(path, &ram, total)?;
+        let event = || EventFd::new(O_NONBLOCK).context("an eventfd");
+        let (kicks, calls) = ([event()?, event()?], [event()?, event()?]);
+        let tx_pool = Pool { start: 2 * ring_bytes, count: pool, next: 0 };
+        let rx_pool = Pool { start: 2 * ring_bytes + pool * BUFFER, count: pool, next: 0 };
+        let mut guest = SoftVirtio {
+            front,
+            kicks,
+            _calls: calls,
+            mac: options.mac,
+            ram,
+            tx,
+            rx,
+            tx_pool,
+            rx_pool,
+            lens: vec![0; pool],
+            tx_next: 0,
+            tx_done: 0,
+            rx_next: 0,
+            rx_done: 0,
+            rx_buffers: vec![0; usize::from(ring)],
+        };
+        guest.fill_receive_ring();
+        for (index, start) in [(0, ring_bytes), (1, 0)] {
+            guest.start_ring(index, USER + start as u64, avail as u64, used as u64)?;
+        }
+        Ok(guest)
+    }
+
+    fn start_ring(&mut self, index: usize, start: u64, avail: u64, used: u64) -> Result<()> {
+        let size = self.tx.size();
+        let data = VringConfigData {
+            queue_max_size: size,
+            queue_size: size,
+            flags: 0,
+            desc_table_addr: start,
+            used_ring_addr: start + used,
+            avail_ring_addr: start + avail,
+            log_addr: None,
+        };
+        let front = &mut self.front;
+        front.set_vring_num(index, size)?;
+        front.set_vring_base(index, 0)?;
+        front.set_vring_addr(index, &data)?;
+        front.set_vring_call(index, &self._calls[index])?;
+        front.set_vring_kick(index, &self.kicks[index])?;
+        front.set_vring_enable(index, true)?;
+        Ok(())
+    }
+
+    fn fill_receive_ring(&mut self) {
+        self.tx.set_no_interrupt(true);
+        self.rx.set_no_interrupt(true);
+        for id in 0..self.rx.size() {
+            self.offer(id);
+        }
+        self.rx.publish(self.rx_next);
+    }
+
+    /// Gives descriptor `id` a buffer and makes it available.
+    #[inline]
+    fn offer(&mut self, id: u16) {
+        let (_, offset) = self.rx_pool.take();
+        if let Some(buffer) = self.rx_buffers.get_mut(usize::from(id)) {
+            *buffer = offset;
+        }
+        self.rx.write_desc(id, GUEST + offset as u64, BUFFER as u32, WRITE, 0);
+        self.rx.set_avail(self.rx_next, id);
+        self.rx_next = self.rx_next.wrapping_add(1);
+    }
+
+    /// Buffers of each direction.
+    pub fn pool(&self) -> usize {
+        self.tx_pool.count
+    }
+
+    /// Writes `frame` into buffer `index` of the transmit pool.
+    ///
+    /// # Errors
+    /// When it does not fit or there is no such buffer.
+    pub fn lay(&mut self, index: usize, frame: &[u8]) -> Result<()> {
+        ensure!(frame.len() + HEADER <= BUFFER, "a frame of {} bytes does not fit a buffer", frame.len());
+        let at = self.tx_pool.start + index * BUFFER;
+        let len = self.lens.get_mut(index).context("no such buffer")?;
+        let memory = self.ram.slice();
+        ensure!(memory.write_at(at, &[0; HEADER]) && memory.write_at(at + HEADER, frame), "no such buffer");
+        *len = (HEADER + frame.len()) as u32;
+        Ok(())
+    }
+
+    /// Sends the frames of the next `count` buffers of the pool, as many as the ring has room for; returns how many.
+    ///
+    /// # Errors
+    /// When the device gives back more than it was given.
+    #[inline]
+    pub fn post(&mut self, count: usize) -> Result<usize> {
+        let size = self.tx.size();
+        let done = self.tx.used_idx();
+        let in_flight = self.tx_next.wrapping_sub(done);
+        ensure!(in_flight <= size, "the device used more than it was given");
+        self.tx_done = done;
+        let n = count.min(usize::from(size - in_flight));
+        for _ in 0..n {
+            let (index, offset) = self.tx_pool.take();
+            let id = self.tx_next & (size - 1);
+            let len = self.lens.get(index).copied().unwrap_or(0);
+            self.tx.write_desc(id, GUEST + offset as u64, len, 0, 0);
+            self.tx.set_avail(self.tx_next, id);
+            self.tx_next = self.tx_next.wrapping_add(1);
+        }
+        if n > 0 {
+            self.tx.publish(self.tx_next);
+            self.kick(1);
+        }
+        Ok(n)
+    }
+
+    /// Takes what has come, a ring's length at most, and gives the buffers back.
+    ///
+    /// # Errors
+    /// When the device reports what it was not given.
+    #[inline]
+    pub fn take(&mut self) -> Result<Drained> {
+        let mut drained = Drained::default();
+        let waiting = self.rx.used_idx().wrapping_sub(self.rx_done);
+        if waiting == 0 {
+            return Ok(drained);
+        }
+        let size = self.rx.size();
+        ensure!(waiting <= size, "the device used more than it was given");
+        for at in 0..waiting {
+            let (id, len) = self.rx.used(self.rx_done.wrapping_add(at));
+            ensure!(id < size && len as usize >= HEADER, "a used entry of descriptor {id} and {len} bytes");
+            drained.frames += 1;
+            drained.bytes += u64::from(len) - HEADER as u64;
+            self.offer(id);
+        }
+        self.rx_done = self.rx_done.wrapping_add(waiting);
+        self.rx.publish(self.rx_next);
+        self.kick(0);
+        Ok(drained)
+    }
+
+    /// Frames sent whose buffers are not back yet.
+    pub fn in_flight(&self) -> u16 {
+        self.tx_next.wrapping_sub(self.tx.used_idx())
+    }
+
+    #[inline]
+    fn kick(&self, index: usize) {
+        // The index is visible before the device's wish is read.
+        std::sync::atomic::fence(std::sync::atomic::Ordering::SeqCst);
+        let ring = if index == 0 { &self.rx } else { &self.tx };
+        if ring.wants_kick() {
+            let _ = self.kicks[index].write(1);
+        }
+    }
+}
+
+/// Features, owner and memory.
+fn negotiate(path: &Path, ram: &SharedPage, total: usize) -> Result<Frontend> {
+    let mut front = Frontend::connect(path, 2).with_context(|| format!("connecting to {}", path.display()))?;
+    front.set_owner()?;
+    let offered = front.get_features()?;
+    let protocol = VhostUserVirtioFeatures::PROTOCOL_FEATURES.bits();
+    ensure!(offered & protocol != 0, "the back end at {} knows no protocol features", path.display());
+    // Asked for whatever is made of it: back ends remember it.
+    let _: VhostUserProtocolFeatures = front.get_protocol_features()?;
+    front.set_protocol_features(VhostUserProtocolFeatures::empty())?;
+    let wanted = VERSION_1 | MRG_RXBUF | protocol;
+    ensure!(offered & wanted == wanted, "the back end offers {offered:#x}, and {wanted:#x} is needed");
+    front.set_features(wanted)?;
+    front.set_mem_table(&[VhostUserMemoryRegionInfo {
+        guest_phys_addr: GUEST,
+        memory_size: total as u64,
+        userspace_addr: USER,
+        mmap_offset: 0,
+        mmap_handle: ram.fd().as_raw_fd(),
+    }])?;
+    Ok(front)
+}
+
+impl SoftVirtio {
+    /// The card's address.
+    pub fn mac(&self) -> Mac {
+        self.mac
+    }
+
+    /// Sends one frame (without FCS), waiting for room in the ring for up to five seconds.
+    ///
+    /// # Errors
+    /// When the ring does not drain, or the switch breaks the rules.
+    pub fn send(&mut self, frame: &[u8]) -> Result<()> {
+        self.wait_for_room(usize::from(self.tx.size()) - 1)?;
+        let next = self.tx_pool.next;
+        self.lay(next, frame)?;
+        ensure!(self.post(1)? == 1, "no room in the ring");
+        Ok(())
+    }
+
+    /// Waits until the switch has given back every buffer that was sent.
+    ///
+    /// # Errors
+    /// When that takes more than five seconds.
+    pub fn flush(&mut self) -> Result<()> {
+        self.wait_for_room(0)
+    }
+
+    fn wait_for_room(&self, most: usize) -> Result<()> {
+        let deadline = Instant::now() + PATIENCE;
+        while usize::from(self.in_flight()) > most {
+            ensure!(Instant::now() < deadline, "the transmit ring does not drain");
+            std::thread::yield_now();
+        }
+        Ok(())
+    }
+
+    /// Waits up to `timeout` for the next frame, without FCS.
+    ///
+    /// # Errors
+    /// When the switch breaks the rules.
+    pub fn recv(&mut self, timeout: Duration) -> Result<Option<Vec<u8>>> {
+        let deadline = Instant::now() + timeout;
+        while self.rx.used_idx() == self.rx_done {
+            if Instant::now() >= deadline {
+                return Ok(None);
+            }
+            std::thread::yield_now();
+        }
+        let (id, len) = self.rx.used(self.rx_done);
+        let offset = self.rx_buffers.get(usize::from(id)).copied().context("a used entry of no descriptor")?;
+        ensure!((HEADER..=BUFFER).contains(&(len as usize)), "a used entry of {len} bytes");
+        let mut bytes = vec![0; len as usize - HEADER];
+        ensure!(self.ram.slice().read_at(offset + HEADER, &mut bytes), "a buffer outside memory");
+        self.rx_done = self.rx_done.wrapping_add(1);
+        self.offer(id);
+        self.rx.publish(self.rx_next);
+        self.kick(0);
+        Ok(Some(bytes))
+    }
+}
