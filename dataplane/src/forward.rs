@@ -5,19 +5,20 @@
 //! was looked at a moment before. Such a [`Memo`] lives as long as the burst.
 
 use teaming::Choice;
-use wire::{ETH_HEADER, Tag};
+use wire::{ETH_HEADER, Mac, Tag};
 
 use crate::admit::{admit, check_length};
 use crate::lists::Lists;
 use crate::resolve::resolve;
 use crate::snapshot::{PortEntry, Role, Snapshot};
-use crate::{Burst, Delivery, DropReason, Frame, PortId, Sink};
+use crate::{Burst, Delivery, DropReason, Frame, PortId, Seconds, Sink};
 
 /// Forwards what one port harvested.
 pub(crate) struct Forwarder<'a> {
     pub(crate) snapshot: &'a Snapshot,
     pub(crate) from: &'a PortEntry,
     pub(crate) worker: usize,
+    pub(crate) now: Seconds,
     pub(crate) lists: &'a mut Lists,
 }
 
@@ -83,8 +84,10 @@ impl Forwarder<'_> {
             self.from.counters.count_in_drop(self.worker, DropReason::Beacon);
             return None;
         }
-        let verdict = admit(self.snapshot, self.from, frame)
-            .and_then(|domain| resolve(self.snapshot, self.from, index, frame, domain, self.lists));
+        let verdict = admit(self.snapshot, self.from, self.now, frame).and_then(|domain| {
+            self.learn(domain.vid(), frame.src());
+            resolve(self.snapshot, self.from, self.now, index, frame, domain, self.lists)
+        });
         match verdict {
             Ok(resolved) => {
                 sums.forwarded += 1;
@@ -100,6 +103,19 @@ impl Forwarder<'_> {
                 self.from.counters.count_in_drop(self.worker, reason);
                 None
             }
+        }
+    }
+
+    /// Takes note of an address behind a port that learns. A port's own address needs no learning, and another's assigned
+    /// one is not to be had.
+    #[inline]
+    fn learn(&self, vid: u16, src: Mac) {
+        if let (Some(learned), Role::Vnic(vnic)) = (self.snapshot.learned(), &self.from.role)
+            && vnic.policy.security.learning
+            && src != vnic.policy.mac
+            && self.snapshot.lookup(vid, src).is_none()
+        {
+            learned.learn(vid, src, self.from.id, self.now);
         }
     }
 

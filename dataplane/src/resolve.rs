@@ -6,13 +6,14 @@ use wire::{Mac, Tag};
 
 use crate::lists::Lists;
 use crate::snapshot::{PortEntry, Role, Snapshot, VnicRole};
-use crate::{Delivery, DropReason, Frame, PortId};
+use crate::{Delivery, DropReason, Frame, PortId, Seconds};
 
 /// Puts the frame with index `index` on the list of each port that gets it, or says why there is none.
 #[inline]
 pub(crate) fn resolve(
     snapshot: &Snapshot,
     from: &PortEntry,
+    now: Seconds,
     index: u8,
     frame: &Frame,
     domain: Tag,
@@ -20,7 +21,7 @@ pub(crate) fn resolve(
 ) -> Result<Resolved, DropReason> {
     let mut out = Out { from, index, frame, domain, lists, count: 0, last: None };
     let dst = frame.dst();
-    let verdict = if dst.is_group() { out.group(snapshot, dst) } else { out.unicast(snapshot, dst) };
+    let verdict = if dst.is_group() { out.group(snapshot, dst) } else { out.unicast(snapshot, dst, now) };
     if snapshot.has_taps() {
         out.taps(snapshot);
     }
@@ -51,7 +52,7 @@ struct Out<'a> {
 }
 
 impl Out<'_> {
-    fn unicast(&mut self, snapshot: &Snapshot, dst: Mac) -> Result<(), DropReason> {
+    fn unicast(&mut self, snapshot: &Snapshot, dst: Mac, now: Seconds) -> Result<(), DropReason> {
         match snapshot.lookup(self.domain.vid(), dst) {
             Some(to) if to.id == self.from.id => Err(DropReason::NoMatch),
             Some(to) if !self.accepted(to) => Err(DropReason::UplinkUnused),
@@ -59,7 +60,47 @@ impl Out<'_> {
                 self.for_owner(to, dst);
                 Ok(())
             }
-            None => self.uplink(snapshot),
+            None => match snapshot.learned() {
+                None => self.uplink(snapshot),
+                Some(learned) => self.learnt(snapshot, learned.lookup(self.domain.vid(), dst, now)),
+            },
+        }
+    }
+
+    /// To the port behind which the address was learnt; while it is not known where it is, to every port that learns,
+    /// and outside.
+    fn learnt(&mut self, snapshot: &Snapshot, owner: Option<PortId>) -> Result<(), DropReason> {
+        if let Some((to, vnic)) = owner.and_then(|id| snapshot.port(id)).and_then(|to| Some((to, to.vnic()?))) {
+            return match to.id == self.from.id {
+                true => Err(DropReason::NoMatch),
+                false if !self.accepted(to) => Err(DropReason::UplinkUnused),
+                false => {
+                    self.behind(to, vnic);
+                    Ok(())
+                }
+            };
+        }
+        let before = self.count;
+        for (to, vnic) in snapshot.learners(self.domain.vid()) {
+            if to.id != self.from.id && self.accepted(to) {
+                self.behind(to, vnic);
+            }
+        }
+        match self.uplink(snapshot) {
+            Err(_) if self.count > before => Ok(()),
+            outcome => outcome,
+        }
+    }
+
+    /// To a port for somebody behind it: its card's own address does not matter.
+    fn behind(&mut self, to: &PortEntry, vnic: &VnicRole) {
+        let tag = vnic.policy.egress_tag(self.domain);
+        if !to.state.unicast().started() {
+            self.refuse(to, DropReason::NotConnected);
+        } else if tag.is_some() && !to.state.filter().wants_tag(tag) {
+            self.refuse(to, DropReason::Filtered);
+        } else {
+            self.put(to, tag);
         }
     }
 

@@ -8,7 +8,7 @@ use portgroups::{Policy, VlanMode};
 use teaming::Placement;
 use wire::{ETH_HEADER, Mac};
 
-use crate::{Counters, Egress, Inbox, IngressSlot, PortId, PortState};
+use crate::{Counters, Egress, Inbox, IngressSlot, Learned, PortId, PortState};
 
 /// What a port is.
 #[derive(Clone, Debug)]
@@ -72,6 +72,7 @@ pub struct Snapshot {
     taps: Vec<PortId>,
     max_frame: usize,
     inbox: Option<Arc<Inbox>>,
+    learned: Option<Arc<Learned>>,
 }
 
 #[inline]
@@ -92,6 +93,7 @@ impl Snapshot {
             taps: Vec::new(),
             max_frame: usize::from(mtu) + ETH_HEADER,
             inbox: None,
+            learned: None,
         };
         for entry in entries {
             s.add(entry);
@@ -164,6 +166,22 @@ impl Snapshot {
             self.ports.resize_with(at + 1, || None);
         }
         self.ports[at] = Some(entry);
+    }
+
+    /// The same, with the addresses that were learnt: for ports whose policy says so.
+    pub fn with_learned(self, learned: Arc<Learned>) -> Snapshot {
+        Snapshot { learned: Some(learned), ..self }
+    }
+
+    /// The addresses that were learnt, if any port learns.
+    #[inline]
+    pub fn learned(&self) -> Option<&Learned> {
+        self.learned.as_deref()
+    }
+
+    /// The ports of VLAN `vid` that learn: unknown unicast frames are for them.
+    pub fn learners(&self, vid: u16) -> impl Iterator<Item = (&PortEntry, &VnicRole)> {
+        self.members(vid).filter(|(_, vnic)| vnic.policy.security.learning)
     }
 
     /// The port with this number.

@@ -4,7 +4,7 @@ use std::io;
 use std::ops::Deref;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -17,7 +17,7 @@ use crate::grace::Ticker;
 use crate::lists::Lists;
 use crate::pause::{Idle, Load, Pause, Rest};
 use crate::snapshot::Snapshot;
-use crate::{Arm, Grace, Ingress, IngressSlot, PortId};
+use crate::{Arm, Grace, Ingress, IngressSlot, PortId, Seconds};
 
 /// What all workers and the control thread share.
 pub struct Workers {
@@ -25,6 +25,8 @@ pub struct Workers {
     grace: Grace,
     stop: AtomicBool,
     loads: Box<[CachePadded<Load>]>,
+    /// Seconds since the start, as learning counts them.
+    clock: AtomicU32,
 }
 
 impl Workers {
@@ -35,6 +37,7 @@ impl Workers {
             grace: Grace::new(count),
             stop: AtomicBool::new(false),
             loads: (0..count).map(|_| CachePadded::default()).collect(),
+            clock: AtomicU32::new(0),
         })
     }
 
@@ -53,6 +56,11 @@ impl Workers {
     pub fn publish(&self, snapshot: Snapshot) {
         self.snapshot.store(Arc::new(snapshot));
         self.grace.wake();
+    }
+
+    /// Tells the workers the time since the start; about once a second is enough.
+    pub fn set_clock(&self, now: Seconds) {
+        self.clock.store(now.0, Ordering::Relaxed);
     }
 
     /// Time worker `index` spent on turns with work, so far; and the number of its turns.
@@ -245,7 +253,8 @@ impl Worker {
     fn poll(&mut self, snapshot: &Snapshot, at: usize) -> usize {
         let owned = &mut self.owned[at];
         let Some(from) = snapshot.port(owned.port) else { return 0 };
-        let mut sink = Forwarder { snapshot, from, worker: self.index, lists: &mut self.lists };
+        let now = Seconds(self.shared.clock.load(Ordering::Relaxed));
+        let mut sink = Forwarder { snapshot, from, worker: self.index, now, lists: &mut self.lists };
         let frames = owned.queue.poll(&mut sink);
         owned.barren = if frames > 0 { 0 } else { owned.barren.saturating_add(1) };
         frames

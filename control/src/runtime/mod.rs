@@ -24,7 +24,7 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use dataplane::{DropReason, Idle, Inbox, Originator, PortId, Snapshot, Workers};
+use dataplane::{DropReason, Idle, Inbox, LEARNED_PARTS, Learned, Originator, PortId, Seconds, Snapshot, Workers};
 use mio::{Events, Poll};
 use uplink::netlink::LinkMonitor;
 use wire::Tag;
@@ -108,6 +108,8 @@ pub struct Runtime {
     /// Where workers leave the beacons they hear, when some team uses beacons.
     inbox: Option<Arc<Inbox>>,
     originator: Originator,
+    /// The addresses learnt, when some port group learns.
+    learned: Option<Arc<Learned>>,
     loads: LoadMeter,
     /// When the carriers are asked for next.
     next_look: Duration,
@@ -167,6 +169,7 @@ impl Runtime {
         let policies = policies(&config)?;
         let inbox = policies.prober().map(|_| Arc::new(Inbox::new(config.beacon.ethertype, wake)));
         let count = config.switch.workers.len();
+        let learned = config.portgroups.iter().any(|g| g.security.learning).then(|| Arc::new(Learned::new()));
         let mut runtime = Runtime {
             config,
             poll,
@@ -177,6 +180,7 @@ impl Runtime {
             policies,
             inbox,
             originator: Originator::new()?,
+            learned,
             loads: LoadMeter::default(),
             next_look: Duration::ZERO,
             unfinished: Vec::new(),
@@ -303,6 +307,7 @@ impl Runtime {
         if elapsed < SAMPLE {
             return;
         }
+        self.age_learned();
         let mut stuck = false;
         for index in 0..self.sample.busy.len() {
             let (busy, turns) = self.workers.load(index);
@@ -314,6 +319,18 @@ impl Runtime {
             self.free_workers();
         }
         self.sample.taken = Instant::now();
+    }
+
+    /// Forgets addresses nobody has sent from for long, a part of the table each sample: all of it in about a minute.
+    fn age_learned(&mut self) {
+        let now = self.started.elapsed();
+        let seconds = Seconds(now.as_secs() as u32);
+        self.workers.set_clock(seconds);
+        if let Some(learned) = &self.learned {
+            let part = (now.as_millis() / SAMPLE.as_millis()) as usize * 2;
+            learned.sweep(seconds, part % LEARNED_PARTS);
+            learned.sweep(seconds, (part + 1) % LEARNED_PARTS);
+        }
     }
 
     /// The control thread must not wait for a worker that a VMM holds up: it is the one to free it.

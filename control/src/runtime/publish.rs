@@ -44,7 +44,10 @@ impl Runtime {
         for index in 0..self.vnics.len() {
             entries.extend(self.vnic_entry(index, now));
         }
-        let snapshot = Snapshot::new(entries, self.config.switch.mtu);
+        let mut snapshot = Snapshot::new(entries, self.config.switch.mtu);
+        if let Some(learned) = &self.learned {
+            snapshot = snapshot.with_learned(learned.clone());
+        }
         self.workers.publish(match &self.inbox {
             Some(inbox) => snapshot.with_inbox(inbox.clone()),
             None => snapshot,
@@ -60,6 +63,10 @@ impl Runtime {
         let (placement, has_uplinks) = self.policies.place(group, index as u16, mac)?;
         self.announce(index, programmed.map(|_| mac), &placement, now);
         let vnic = self.vnics.get_mut(index)?;
+        if let (Some(learned), None, Some(_)) = (&self.learned, programmed, vnic.seen_mac) {
+            // Whoever was behind a card that has stopped is not there any more.
+            learned.forget_port(vnic.id);
+        }
         let uplink = placement.designated();
         if uplink != vnic.uplink && vnic.placed {
             let name = |n: Option<u16>| n.and_then(|n| self.uplinks.get(usize::from(n))).map_or("none", |u| &u.name);

@@ -36,7 +36,8 @@ impl Site {
         let [machine, physical] = [lab.host("sw")?, lab.host("phys")?];
         let options = VethOptions { offload: false, ..VethOptions::default() };
         lab.veth((&machine, "eth1"), (&physical, "p1"), &options)?;
-        lab.bridge(&physical, "br0", &["p1"], false)?;
+        // A hub: a bridge that knows no VLANs would take an address seen in one for known in all.
+        lab.bridge(&physical, "br0", &["p1"], true)?;
         let outside = lab.tap_on(&physical, "br0", 1500)?;
         let learning = "mac_learning = true\n[portgroup.security]\nforged_transmits = true\n";
         let tables = "[[uplink]]\nname = \"vmnic0\"\ndevice = \"eth1\"\ndriver = \"af_packet\"\n".to_owned()
