@@ -5,10 +5,11 @@
 //!          frames lie ready                                        room is always there
 //! ```
 //!
-//! [`Loom`] is the data path with nothing around it: its ports' rings are plain arrays of buffers, so what is counted
+//! [`side`] is the whole program beside its peers, for `make bench`. [`Loom`] is the data path with nothing around it: its ports' rings are plain arrays of buffers, so what is counted
 //! or timed is `dataplane` alone. The real rings stand beside it in the same benches.
 #![forbid(unsafe_code)]
 
 mod loom;
+pub mod side;
 
 pub use loom::{Loom, Shape};

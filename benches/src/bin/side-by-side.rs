@@ -1,0 +1,29 @@
+//! side-by-side [--rounds N] [--seconds S] [--only WORD] [--out DIR]: the switch beside its peers; writes RESULTS.md and
+//! results.svg.
+
+use std::path::PathBuf;
+
+use anyhow::{Context, Result, bail};
+use benches::side::{self, HUGE_PAGES, HugePages, Machine};
+
+fn main() -> Result<()> {
+    let (mut rounds, mut seconds, mut only, mut out) = (5, 1.0, String::new(), PathBuf::from("benches"));
+    let mut words = std::env::args().skip(1);
+    while let Some(word) = words.next() {
+        let mut value = || words.next().with_context(|| format!("{word} wants a value"));
+        match word.as_str() {
+            "--rounds" => rounds = value()?.parse()?,
+            "--seconds" => seconds = value()?.parse()?,
+            "--only" => only = value()?,
+            "--out" => out = value()?.into(),
+            other => bail!("{other} is unknown; known: --rounds, --seconds, --only, --out"),
+        }
+    }
+    let _pages = HugePages::reserve(HUGE_PAGES);
+    let list: Vec<_> = side::works().into_iter().filter(|w| w.id.contains(&only)).collect();
+    let figures = side::run(&list, rounds, seconds, &mut |line| println!("{line}"))?;
+    std::fs::create_dir_all(&out)?;
+    let page = side::report(&list, &figures, rounds, seconds, &Machine::this());
+    std::fs::write(out.join("RESULTS.md"), page)?;
+    side::plot(&out.join("results.svg"), &list, &figures)
+}
