@@ -180,6 +180,13 @@ impl Tally {
         self.bytes += bytes as u64;
     }
 
+    /// `frames` output frames of `bytes` bytes in all were written to the port.
+    #[inline]
+    pub fn delivered_all(&mut self, frames: usize, bytes: usize) {
+        self.frames += frames as u64;
+        self.bytes += bytes as u64;
+    }
+
     /// One output frame was dropped.
     #[inline]
     pub fn dropped(&mut self, reason: DropReason) {

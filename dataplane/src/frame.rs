@@ -233,7 +233,7 @@ impl<'m> Burst<'m> {
     pub fn push(&mut self, pieces: &[Slice<'m>], tag: Option<Tag>, offload: Offload) {
         let before = self.frames.len();
         let verdict = match pieces {
-            [piece] if !asks(offload) => self.push_one(piece, tag),
+            [piece] if !asks(offload) => self.push_one(piece, tag, offload),
             _ => self.push_any(pieces, tag, offload),
         };
         if let Err(reason) = verdict {
@@ -242,9 +242,9 @@ impl<'m> Burst<'m> {
         }
     }
 
-    /// The common frame: in one piece, and as it is to be sent.
+    /// The common frame: in one piece, and as it is to be sent; its checksum may be known to be good.
     #[inline]
-    fn push_one(&mut self, piece: &Slice<'m>, tag: Option<Tag>) -> Result<(), DropReason> {
+    fn push_one(&mut self, piece: &Slice<'m>, tag: Option<Tag>, offload: Offload) -> Result<(), DropReason> {
         let len = piece.len();
         check_length(len)?;
         let first = self.slices.len() as u16;
@@ -254,7 +254,7 @@ impl<'m> Burst<'m> {
         let frame = self.frames.last_mut().ok_or(DropReason::BadDescriptor)?;
         let got = piece.read_head(&mut frame.head);
         (frame.len, frame.skip, frame.head_len) = (len as u32, got as u32, got as u8);
-        (frame.first, frame.count, frame.tag) = (first, 1, tag);
+        (frame.first, frame.count, frame.tag, frame.offload) = (first, 1, tag, offload);
         if tag.is_none() && be16(&frame.head, 12) == Some(ETHERTYPE_VLAN) {
             let tci = cut_tag(&mut frame.head, got)?;
             frame.head_len -= TAG_LEN as u8;

@@ -104,6 +104,7 @@ impl Vlance {
         self.rx_cursor = active.rx_cursor.clone();
         self.shared.cause.update(|s| s.csr0 = s.csr0 & !(csr0::TXON | csr0::RXON) | on);
         self.shared.active.store(Some(Arc::new(active)));
+        self.grace.wake();
     }
 
     fn build(&self, map: &Arc<DmaMap>) -> Result<Active, (&'static str, u32, DmaError)> {

@@ -16,7 +16,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use arrayvec::ArrayVec;
-use dataplane::{BURST, Burst, Delivery, DropReason, Ingress, MAX_FRAME_SLICES, Offload, Sink, Tally};
+use dataplane::{Arm, BURST, Burst, Delivery, DropReason, Ingress, MAX_FRAME_SLICES, Offload, Sink, Tally};
 use sharedmem::{Access, DmaMap, Hint, Slice};
 use wire::Mac;
 
@@ -90,6 +90,11 @@ impl Ingress for TxQueue {
         let carrier = if link { 0 } else { csr0::CERR };
         self.shared.cause.raise(if interrupt { csr0::TINT } else { 0 } | carrier, csr4::TXSTRT);
         taken
+    }
+
+    /// A started card's descriptors are looked at, whether its driver rings or not (it may leave that to the card).
+    fn arm(&mut self) -> Arm {
+        if self.shared.active.load().is_none() { Arm::Quiet } else { Arm::Cannot }
     }
 }
 

@@ -93,6 +93,7 @@ impl Vmxnet3 {
         let queues = active.tx.len();
         self.card.active.store(Some(Arc::new(active)));
         self.card.tx_queues.store(queues, Ordering::Release);
+        self.grace.wake();
         self.publish_filter();
     }
 

@@ -15,7 +15,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use arrayvec::ArrayVec;
-use dataplane::{BURST, Burst, Csum, DropReason, Gso, Ingress, MAX_FRAME_SLICES, Offload, Sink};
+use dataplane::{Arm, BURST, Burst, Csum, DropReason, Gso, Ingress, MAX_FRAME_SLICES, Offload, Sink};
 use sharedmem::{Access, DmaMap, Hint, Ring, Slice};
 use wire::Tag;
 
@@ -83,6 +83,12 @@ impl Ingress for TxQueue {
             return 0;
         }
         serve(&self.card, active, self.slot, rings, state, &mut self.hint, sink)
+    }
+
+    /// A driver's doorbell is a store to a page that its VMM maps: it wakes nobody. A card that is not started has none.
+    fn arm(&mut self) -> Arm {
+        let idle = self.slot >= self.card.tx_queues.load(Ordering::Acquire);
+        if idle || self.card.active.load().is_none() { Arm::Quiet } else { Arm::Cannot }
     }
 }
 
