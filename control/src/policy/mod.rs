@@ -15,7 +15,7 @@ use std::time::Duration;
 
 use beacon::{Health, Outcome, Prober, SwitchId};
 use portgroups::VlanMode;
-use teaming::{Beacon, Links, Notifier, Placement, Team, UplinkState};
+use teaming::{Beacon, Choice, Links, Notifier, Placement, Team, UplinkState};
 use wire::Mac;
 
 pub use self::events_log::{EventLog, Told};
@@ -135,6 +135,9 @@ impl Policies {
         let mut placement = team.place(port, mac);
         if let Some(receiver) = receiver {
             placement.receive.group = std::sync::Arc::from([receiver]);
+            if let Choice::All(all) = &placement.send {
+                placement.send = Choice::All(shotgun::sent_last(all, receiver));
+            }
         }
         Some((placement, team.has_uplinks()))
     }

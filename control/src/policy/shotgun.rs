@@ -7,6 +7,7 @@
 //! What an uplink receives says nothing of one VLAN. But in a tie on one VLAN alone, while on others beacons pass, the
 //! VLAN is missing somewhere between the parts: what comes in by one does not by another, and each has a receiver.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use beacon::Prober;
@@ -108,6 +109,13 @@ impl Receivers {
     }
 }
 
+/// The uplinks of `all`, the receiving one last: physical switches believe the copy that came last, and what answers at
+/// once then comes in where the port listens.
+pub(super) fn sent_last(all: &[u16], receiver: u16) -> Arc<[u16]> {
+    let others = all.iter().copied().filter(|u| *u != receiver);
+    others.chain(all.contains(&receiver).then_some(receiver)).collect()
+}
+
 fn choose(now: u16, in_use: &[u16], arrivals: &[Arrivals]) -> Option<u16> {
     let last = |u: u16| arrivals.get(usize::from(u)).map_or(Duration::ZERO, |a| a.last);
     let newest = in_use.iter().copied().reduce(|best, u| if last(u) > last(best) { u } else { best })?;
@@ -128,6 +136,13 @@ mod tests {
         assert_eq!(choose(0, &[0, 1], &at(&[400, 500])), Some(0));
         assert_eq!(choose(0, &[0, 1], &at(&[300, 500])), Some(1));
         assert_eq!(choose(0, &[0, 1], &at(&[0, 0])), Some(0), "silence everywhere says nothing");
+    }
+
+    #[test]
+    fn the_receiver_sends_last() {
+        assert_eq!(*sent_last(&[0, 1, 2], 0), [1, 2, 0]);
+        assert_eq!(*sent_last(&[0, 1], 1), [0, 1]);
+        assert_eq!(*sent_last(&[0, 1], 7), [0, 1], "nothing is added");
     }
 
     #[test]

@@ -105,7 +105,7 @@ pub struct Runtime {
     uplinks: Vec<UplinkPort>,
     vnics: Vec<VnicPort>,
     policies: Policies,
-    /// Where workers leave the beacons they hear, when some team uses beacons.
+    /// Where workers leave the beacons they hear, where there are uplinks.
     inbox: Option<Arc<Inbox>>,
     originator: Originator,
     /// The addresses learnt, when some port group learns.
@@ -167,7 +167,8 @@ impl Runtime {
             let _ = waker.wake();
         };
         let policies = policies(&config)?;
-        let inbox = policies.prober().map(|_| Arc::new(Inbox::new(config.beacon.ethertype, wake)));
+        // Also where no team asks for beacons: other switches' are for no guest.
+        let inbox = (!config.uplinks.is_empty()).then(|| Arc::new(Inbox::new(config.beacon.ethertype, wake)));
         let count = config.switch.workers.len();
         let learned = config.portgroups.iter().any(|g| g.security.learning).then(|| Arc::new(Learned::new()));
         let mut runtime = Runtime {
