@@ -17,6 +17,8 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("control", &["wire", "sharedmem", "portgroups", "teaming", "beacon", "dataplane", "vnic", "uplink"]),
     // Soft guests and labs see the switch from outside; the simulation plays its policies, which are pure.
     ("testbed", &["wire", "sharedmem", "portgroups", "teaming", "beacon", "control"]),
+    // Benches take the data path by itself, and the whole program through the testbed.
+    ("benches", &["wire", "sharedmem", "portgroups", "teaming", "dataplane", "testbed"]),
     // Fuzzing goes for each thing that a guest, a VMM or a peer writes, where it is read.
     ("fuzz", &["wire", "sharedmem", "beacon", "dataplane", "vnic", "uplink", "control"]),
 ];

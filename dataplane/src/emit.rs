@@ -17,6 +17,7 @@ use wire::ip::{TCP, Transport};
 use wire::{MIN_FRAME, TAG_LEN, Tag};
 
 use crate::Delivery;
+use crate::copy::{Cursor, put_at};
 use crate::frame::{Burst, Csum, Frame, Gso, HEAD_MAX};
 
 /// Most frames one segmentation may make; a request for more is `bad-offload`.
@@ -235,47 +236,6 @@ impl<'b, 'm> Plan<'b, 'm> {
     }
 }
 
-impl<'m> Burst<'m> {
-    /// The frame of `delivery`, when it goes out as it came in, whatever its receiver can do: nothing asked of anybody,
-    /// nothing known of it, no tag. Such a frame needs no [`Plan`].
-    #[inline]
-    pub fn plain(&self, delivery: &Delivery) -> Option<&Frame> {
-        let frame = self.frames().get(usize::from(delivery.frame))?;
-        (frame.is_plain() && delivery.tag.is_none() && frame.offload().csum == Csum::AsIs).then_some(frame)
-    }
-
-    /// Writes a frame that [`Burst::plain`] gave to the start of `to`, with `pad` filled up to the shortest Ethernet
-    /// frame. False when it does not fit (what was written is then of no meaning).
-    #[inline]
-    pub fn write_plain(&self, frame: &Frame, to: &Slice<'_>, pad: bool) -> bool {
-        let (head, len) = (usize::from(frame.head_len), frame.len());
-        if len <= head {
-            // Beyond the frame the head holds zeros: the padding.
-            return to.write_head(&frame.head, if pad { len.max(MIN_FRAME) } else { len });
-        }
-        to.write_head(&frame.head, head) && self.write_rest(frame, to, head, len)
-    }
-
-    /// Copies what lies behind the head.
-    #[inline]
-    fn write_rest(&self, frame: &Frame, to: &Slice<'_>, head: usize, len: usize) -> bool {
-        let Some(mut to) = to.sub(head, len - head) else { return false };
-        let (mut skip, mut left) = (frame.skip as usize, len - head);
-        for piece in self.slices_of(frame) {
-            let Some(part) = piece.sub(skip.min(piece.len()), piece.len().saturating_sub(skip)) else { return false };
-            skip = skip.saturating_sub(piece.len());
-            let n = part.copy_to(&to);
-            left -= n;
-            if left == 0 {
-                return true;
-            }
-            let Some(rest) = to.sub(n, left) else { return false };
-            to = rest;
-        }
-        false
-    }
-}
-
 /// What of the frame's request is left to do, the peer having `caps`: whether to fill in its checksum, and into how
 /// many frames to cut it (0: not at all).
 fn left_to_do(burst: &Burst<'_>, frame: &Frame, caps: Caps) -> (bool, u32) {
@@ -324,113 +284,6 @@ fn patch_segment(head: &mut [u8], s: &Segmentation, index: u32, payload: usize, 
     }
     head[t.l4 + 16..t.l4 + 18].fill(0);
     pseudo_header(t.addresses(head), TCP, l4_total)
-}
-
-/// Writes through a list of pieces in order.
-struct Cursor<'r, 'd> {
-    room: &'r [Slice<'d>],
-    at: usize,
-}
-
-impl Cursor<'_, '_> {
-    /// The unwritten rest of the current piece, at most `want` bytes.
-    #[inline]
-    fn rest(&mut self, want: usize) -> Option<Slice<'_>> {
-        loop {
-            let piece = self.room.first()?;
-            let left = piece.len() - self.at;
-            if left > 0 {
-                return piece.sub(self.at, left.min(want));
-            }
-            self.room = &self.room[1..];
-            self.at = 0;
-        }
-    }
-
-    fn put(&mut self, mut data: &[u8]) -> bool {
-        while !data.is_empty() {
-            let Some(to) = self.rest(data.len()) else { return false };
-            let n = to.len();
-            if !to.write_at(0, &data[..n]) {
-                return false;
-            }
-            self.at += n;
-            data = &data[n..];
-        }
-        true
-    }
-
-    fn pad(&mut self, min: usize, written: usize) -> bool {
-        written >= min || self.put(&[0; MIN_FRAME][..min - written])
-    }
-
-    #[inline]
-    fn copy_from(&mut self, from: &[Slice<'_>], skip: usize, len: usize) -> bool {
-        self.each(from, skip, len, |from, to| from.copy_to(to))
-    }
-
-    fn copy_from_sum(&mut self, from: &[Slice<'_>], skip: usize, len: usize, sum: &mut Sum) -> bool {
-        self.each(from, skip, len, |from, to| {
-            let (n, part) = from.copy_to_sum(to);
-            sum.add_folded(part, n);
-            n
-        })
-    }
-
-    #[inline]
-    fn each(
-        &mut self,
-        from: &[Slice<'_>],
-        mut skip: usize,
-        mut len: usize,
-        mut copy: impl FnMut(&Slice<'_>, &Slice<'_>) -> usize,
-    ) -> bool {
-        for piece in from {
-            if len == 0 {
-                break;
-            }
-            if skip >= piece.len() {
-                skip -= piece.len();
-                continue;
-            }
-            let mut at = skip;
-            skip = 0;
-            while at < piece.len() && len > 0 {
-                let want = (piece.len() - at).min(len);
-                let Some(to) = self.rest(want) else { return false };
-                let Some(part) = piece.sub(at, to.len()) else { return false };
-                let n = copy(&part, &to);
-                if n == 0 {
-                    return false;
-                }
-                self.at += n;
-                at += n;
-                len -= n;
-            }
-        }
-        len == 0
-    }
-}
-
-/// Writes `data` at offset `at` of the frame that lies in `room`.
-fn put_at(room: &[Slice<'_>], mut at: usize, data: &[u8]) -> bool {
-    let mut data = data;
-    for piece in room {
-        if data.is_empty() {
-            break;
-        }
-        if at >= piece.len() {
-            at -= piece.len();
-            continue;
-        }
-        let n = data.len().min(piece.len() - at);
-        if !piece.write_at(at, &data[..n]) {
-            return false;
-        }
-        data = &data[n..];
-        at = 0;
-    }
-    data.is_empty()
 }
 
 #[cfg(test)]

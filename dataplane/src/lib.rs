@@ -35,7 +35,9 @@
 #![forbid(unsafe_code)]
 
 mod admit;
+mod copy;
 mod counters;
+mod draft;
 mod drops;
 mod emit;
 mod forward;
@@ -46,6 +48,7 @@ mod learning;
 mod lists;
 mod originate;
 mod pause;
+mod plain;
 mod ports;
 mod resolve;
 mod snapshot;

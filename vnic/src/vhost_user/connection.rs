@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
-use rustix::net::RecvFlags;
+use rustix::net::{RecvFlags, SendFlags};
 use vhost::vhost_user::BackendReqHandler;
 
 use super::device::Device;
@@ -15,6 +15,13 @@ use super::device::Device;
 const HEADER: usize = 12;
 /// Longest body. The largest that peers send is a memory table of 8 regions, or a configuration space.
 const MAX_BODY: u32 = 4096;
+
+/// The request that the crate is not asked about.
+const SET_VRING_ENABLE: u32 = 18;
+/// Flag of a message whose sender waits for an answer.
+const NEED_REPLY: u32 = 8;
+/// Flags of an answer: version 1, and that it is one.
+const REPLY: u32 = 5;
 
 /// Why a connection ended.
 #[derive(Debug, thiserror::Error)]
@@ -79,8 +86,33 @@ impl Connection {
         if !self.has_room()? {
             return Err(Ended::Unread);
         }
-        self.handler.handle_request()?;
+        let word = |at: usize| u32::from_le_bytes([header[at], header[at + 1], header[at + 2], header[at + 3]]);
+        if word(0) == SET_VRING_ENABLE && size == 8 {
+            self.enable(word(4))?;
+        } else {
+            self.handler.handle_request()?;
+        }
         Ok(true)
+    }
+
+    /// SET_VRING_ENABLE, in place of the crate: that refuses it until SET_FEATURES has named the protocol features, but
+    /// QEMU's network card enables its first pair when it is made, long before a driver chooses features.
+    fn enable(&mut self, flags: u32) -> Result<(), Ended> {
+        let mut message = [0; HEADER + 8];
+        // All of it is there: the caller has counted. Descriptors sent along are closed by not being asked for.
+        let (got, _) = rustix::net::recv(&self.stream, &mut message[..], RecvFlags::DONTWAIT)?;
+        let [.., a, b, c, d, e, f, g, h] = message;
+        let (index, num) = (u32::from_le_bytes([a, b, c, d]), u32::from_le_bytes([e, f, g, h]));
+        if got < message.len() || num > 1 {
+            return Err(vhost::vhost_user::Error::InvalidMessage.into());
+        }
+        let (outcome, acknowledges) = self.with_device(|device| device.enable(index, num == 1));
+        if flags & NEED_REPLY != 0 && acknowledges {
+            let head = [SET_VRING_ENABLE, REPLY, 8, u32::from(outcome.is_err()), 0];
+            let answer: Vec<u8> = head.iter().flat_map(|word| word.to_le_bytes()).collect();
+            rustix::net::send(&self.stream, &answer, SendFlags::DONTWAIT | SendFlags::NOSIGNAL)?;
+        }
+        Ok(outcome?)
     }
 
     /// True when the socket takes an answer without waiting: Linux calls a unix socket writable while at least three

@@ -1,14 +1,13 @@
 //! The control half of a virtio card: what the VMM's messages say, made into rings for the workers.
 
 use std::fs::File;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use arrayvec::ArrayVec;
 use dataplane::{Egress, Grace, Ingress, Multicast, PortState, RxFilter};
-use rustix::fs::OFlags;
-use sharedmem::{MemTable, Region, Span, SplitRing};
+use sharedmem::{MemTable, Region, Span};
 use vhost::vhost_user::message::{
     VhostTransferStateDirection, VhostTransferStatePhase, VhostUserConfigFlags, VhostUserInflight, VhostUserLog,
     VhostUserMemoryRegion, VhostUserProtocolFeatures, VhostUserShMemConfig, VhostUserSharedMsg,
@@ -17,6 +16,7 @@ use vhost::vhost_user::message::{
 use vhost::vhost_user::{Error, GpuBackend, Result, VhostUserBackendReqHandlerMut};
 use wire::Mac;
 
+use super::vring::{Vring, quiet, resolve};
 use crate::irq::{Interrupts, IrqKind};
 use crate::virtio::{Active, Card, MAX_PAIRS, RxPath, RxQueue, RxState, TxQueue, TxQueueRings, TxState, features};
 
@@ -38,25 +38,13 @@ pub struct CardSetup {
     pub grace: Grace,
 }
 
-/// One ring as the VMM described it so far.
-#[derive(Clone, Default)]
-struct Vring {
-    size: u16,
-    /// Descriptors, driver area, device area: addresses of the VMM's.
-    places: Option<[u64; 3]>,
-    base: u16,
-    /// A kick descriptor came: the ring runs.
-    started: bool,
-    enabled: bool,
-    tx: Option<Arc<TxState>>,
-    rx: Option<Arc<RxState>>,
-}
-
 /// The control half.
 pub(super) struct Device {
     setup: Arc<CardSetup>,
     card: Arc<Card>,
     features: u64,
+    /// The peer may ask for an answer to any message.
+    acknowledges: bool,
     table: Arc<MemTable>,
     vrings: [Vring; MAX_PAIRS * 2],
 }
@@ -84,7 +72,8 @@ pub(super) fn egress(card: &Arc<Card>) -> Arc<dyn Egress> {
 impl Device {
     /// For a VMM that has just connected.
     pub(super) fn new(setup: Arc<CardSetup>, card: Arc<Card>) -> Device {
-        Device { setup, card, features: 0, table: Arc::new(MemTable::new()), vrings: Default::default() }
+        let table = Arc::new(MemTable::new());
+        Device { setup, card, features: 0, acknowledges: false, table, vrings: Default::default() }
     }
 
     /// The VMM has gone: workers let go of its memory before this returns.
@@ -98,6 +87,11 @@ impl Device {
             self.setup.interrupts.set(IrqKind::Msix, index * 2 + 1, None);
         }
         self.rebuild();
+    }
+
+    /// SET_VRING_ENABLE; also tells whether answers were agreed on.
+    pub(super) fn enable(&mut self, index: u32, enable: bool) -> (Result<()>, bool) {
+        (self.set_vring_enable(index, enable), self.acknowledges)
     }
 
     fn vring(&mut self, index: u32) -> Result<&mut Vring> {
@@ -168,16 +162,6 @@ impl Device {
         tracing::info!("vNIC {}: the driver {word} the card", self.setup.name);
     }
 
-    fn config(&self) -> [u8; 12] {
-        let mut bytes = [0; 12];
-        bytes[..6].copy_from_slice(&self.setup.mac.0);
-        let status = u16::from(self.setup.state.link_up());
-        for (at, word) in [(6, status), (8, self.setup.pairs as u16), (10, self.setup.mtu)] {
-            bytes[at..at + 2].copy_from_slice(&word.to_le_bytes());
-        }
-        bytes
-    }
-
     /// Maps one region of a memory table.
     fn span(&self, region: &VhostUserMemoryRegion, file: &File) -> Result<Span> {
         let (offset, size) = (region.mmap_offset, region.memory_size);
@@ -199,26 +183,6 @@ impl Device {
         self.table = Arc::new(table);
         self.rebuild();
     }
-}
-
-/// The rings of `vring` in guest memory, when all of them lie in it.
-fn resolve(table: &MemTable, vring: &Vring) -> Option<SplitRing> {
-    let [desc, avail, used] = vring.places?;
-    let n = u64::from(vring.size);
-    let place = |address: u64, len: u64| {
-        let (region, offset, rest) = table.user(address)?;
-        (len <= rest).then_some((region, offset))
-    };
-    SplitRing::new(vring.size, place(desc, 16 * n)?, place(avail, 6 + 2 * n)?, place(used, 6 + 8 * n)?)
-}
-
-/// An eventfd that a worker may write or read without waiting.
-fn quiet(file: File) -> OwnedFd {
-    let fd = OwnedFd::from(file);
-    if let Ok(flags) = rustix::fs::fcntl_getfl(&fd) {
-        let _ = rustix::fs::fcntl_setfl(&fd, flags | OFlags::NONBLOCK);
-    }
-    fd
 }
 
 const UNSUPPORTED: Error = Error::InvalidOperation("not offered");
@@ -263,7 +227,8 @@ impl VhostUserBackendReqHandlerMut for Device {
         Ok(offered)
     }
 
-    fn set_protocol_features(&mut self, _features: u64) -> Result<()> {
+    fn set_protocol_features(&mut self, accepted: u64) -> Result<()> {
+        self.acknowledges = accepted & VhostUserProtocolFeatures::REPLY_ACK.bits() != 0;
         Ok(())
     }
 
@@ -379,7 +344,8 @@ impl VhostUserBackendReqHandlerMut for Device {
 
     fn get_config(&mut self, offset: u32, size: u32, _flags: VhostUserConfigFlags) -> Result<Vec<u8>> {
         // What lies beyond the fields we have reads as zero: drivers ask for the newest layout they know.
-        let config = self.config();
+        let setup = &self.setup;
+        let config = features::config_space(setup.mac, setup.state.link_up(), setup.pairs, setup.mtu);
         let byte = |at: u32| config.get(at as usize).copied().unwrap_or(0);
         Ok((offset..offset.saturating_add(size)).map(byte).collect())
     }

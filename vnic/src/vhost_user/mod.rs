@@ -12,6 +12,7 @@
 mod connection;
 mod device;
 mod server;
+mod vring;
 
 pub use device::CardSetup;
 pub use server::{Mode, Server};

@@ -1,6 +1,7 @@
 //! Feature bits of the network card (virtio 1.2, 5.1.3 and 6), and what is made of them.
 
 use dataplane::Caps;
+use wire::Mac;
 
 /// The driver may leave checksums to the device.
 pub const CSUM: u64 = 1 << 0;
@@ -75,4 +76,14 @@ pub fn caps(features: u64) -> Caps {
 /// keeps to itself.
 pub fn offered(pairs: usize) -> u64 {
     if pairs > 1 { OFFERED | MQ | CTRL_VQ } else { OFFERED }
+}
+
+/// The configuration space as far as there is something to tell (5.1.4): address, link, most queue pairs, payload size.
+pub fn config_space(mac: Mac, link_up: bool, pairs: usize, mtu: u16) -> [u8; 12] {
+    let mut bytes = [0; 12];
+    bytes[..6].copy_from_slice(&mac.0);
+    for (at, word) in [(6, u16::from(link_up)), (8, pairs as u16), (10, mtu)] {
+        bytes[at..at + 2].copy_from_slice(&word.to_le_bytes());
+    }
+    bytes
 }

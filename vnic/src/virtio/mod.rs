@@ -15,6 +15,7 @@
 
 mod card;
 mod chain;
+mod fast;
 pub mod features;
 mod rx;
 mod tx;

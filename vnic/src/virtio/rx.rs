@@ -8,7 +8,7 @@ use std::sync::{Arc, PoisonError};
 
 use arrayvec::ArrayVec;
 use dataplane::vnet::DATA_VALID;
-use dataplane::{BURST, Burst, Caps, Csum, Delivery, DropReason, Egress, Frame, Plan, Tally, VNET_LEN, VnetHeader};
+use dataplane::{BURST, Burst, Caps, Csum, Delivery, DropReason, Egress, Plan, Tally, VNET_LEN, VnetHeader};
 use sharedmem::{Slice, SpanHint};
 
 use super::card::{Active, Card, RxPositions, RxQueue, wants_interrupt};
@@ -22,7 +22,7 @@ const PIECES: usize = 512;
 /// Most pieces of one chain.
 const CHAIN_PIECES: usize = 64;
 /// Bytes of the longest header.
-const HEADER: usize = VNET_LEN + 2;
+pub(super) const HEADER: usize = VNET_LEN + 2;
 
 /// The receive path of a card.
 pub struct RxPath {
@@ -139,94 +139,19 @@ struct Batch<'m> {
 }
 
 /// What is fixed for one call.
-struct Path<'a> {
-    active: &'a Active,
-    queue: &'a RxQueue,
-    header: usize,
+pub(super) struct Path<'a> {
+    pub(super) active: &'a Active,
+    pub(super) queue: &'a RxQueue,
+    /// Bytes of the header before each frame.
+    pub(super) header: usize,
     mergeable: bool,
     caps: Caps,
 }
 
-/// A plain frame and the buffer reserved for it.
-struct Pair<'m, 'b> {
-    frame: &'b Frame,
-    /// The whole buffer, header and all.
-    room: Slice<'m>,
-    head: u16,
-}
-
-/// The header of a frame nothing is said of, in one buffer.
-const PLAIN_HEADER: [u8; HEADER] = [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1, 0];
-
 impl<'a> Path<'a> {
-    /// The fast lane: plain frames from the start of `list`, each into a buffer of one descriptor that holds it. Returns
-    /// how many it was, and true when the driver is to be told. Stops at the first frame or buffer of another kind, and
-    /// when the ring is empty.
-    #[inline]
-    fn deliver_plain(&self, burst: &Burst<'_>, list: &[Delivery], tally: &mut Tally) -> (usize, bool) {
-        let ring = &self.queue.ring;
-        let mut pairs: ArrayVec<Pair<'_, '_>, BURST> = ArrayVec::new();
-        let start = self.reserve_plain(burst, list, &mut pairs);
-        let mut bytes = 0;
-        for (n, pair) in pairs.iter().enumerate() {
-            let len = pair.frame.len();
-            // Neither can fail: the room was measured when it was reserved.
-            let told =
-                pair.room.write_at(0, if self.header == HEADER { &PLAIN_HEADER } else { &PLAIN_HEADER[..VNET_LEN] });
-            let frame = pair.room.sub(self.header, len);
-            let _ = told && frame.is_some_and(|room| burst.write_plain(pair.frame, &room, false));
-            ring.set_used(start.wrapping_add(n as u16), pair.head, (self.header + len) as u32);
-            bytes += len;
-        }
-        if pairs.is_empty() {
-            return (0, false);
-        }
-        tally.delivered_all(pairs.len(), bytes);
-        (pairs.len(), self.finish(start, pairs.len() as u16))
-    }
-
-    /// Reserves a buffer for each frame, as long as all is plain. Returns where the reservation starts.
-    #[inline]
-    fn reserve_plain<'b>(
-        &self,
-        burst: &'b Burst<'_>,
-        list: &[Delivery],
-        pairs: &mut ArrayVec<Pair<'a, 'b>, BURST>,
-    ) -> u16 {
-        let (ring, table) = (&self.queue.ring, &*self.active.table);
-        let mut positions = self.queue.state.positions.lock().unwrap_or_else(PoisonError::into_inner);
-        let start = positions.next;
-        let wanted = list.len().min(BURST) as u16;
-        let mut there = positions.avail.wrapping_sub(start);
-        if there < wanted {
-            let avail = ring.avail_idx();
-            // What makes no sense is the other lane's to find.
-            if avail.wrapping_sub(start) <= ring.size() {
-                positions.avail = avail;
-                there = avail.wrapping_sub(start);
-            }
-        }
-        let there = there.min(wanted);
-        for n in 0..there {
-            ring.prefetch(ring.avail(start.wrapping_add(n)));
-        }
-        let mut hint = SpanHint::default();
-        for (n, delivery) in list.iter().take(usize::from(there)).enumerate() {
-            let Some(frame) = burst.plain(delivery) else { break };
-            let head = ring.avail(start.wrapping_add(n as u16));
-            let room = ring.desc(head).and_then(|desc| single(table, &mut hint, &desc, true));
-            let Some(room) = room.filter(|room| room.len() >= frame.len() + self.header) else { break };
-            room.prefetch_write();
-            // Cannot fail: not more than a burst are taken.
-            let _ = pairs.try_push(Pair { frame, room, head });
-        }
-        positions.next = start.wrapping_add(pairs.len() as u16);
-        start
-    }
-
     /// Publishes `count` used entries from `start` on, in their order. True when the driver is to be told.
     #[inline]
-    fn finish(&self, start: u16, count: u16) -> bool {
+    pub(super) fn finish(&self, start: u16, count: u16) -> bool {
         let ring = &self.queue.ring;
         let mut positions = self.queue.state.positions.lock().unwrap_or_else(PoisonError::into_inner);
         let (before, after) = positions.finish(ring, start, start.wrapping_add(count));

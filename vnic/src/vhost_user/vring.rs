@@ -1,0 +1,49 @@
+//! A ring as the VMM describes it, and where that lies.
+
+use std::fs::File;
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+
+use rustix::fs::OFlags;
+use sharedmem::{MemTable, SplitRing};
+
+use crate::virtio::{RxState, TxState};
+
+/// One ring as the VMM described it so far.
+#[derive(Clone, Default)]
+pub(super) struct Vring {
+    /// Descriptors.
+    pub(super) size: u16,
+    /// Descriptors, driver area, device area: addresses of the VMM's.
+    pub(super) places: Option<[u64; 3]>,
+    /// Where it starts.
+    pub(super) base: u16,
+    /// A kick descriptor came: the ring runs.
+    pub(super) started: bool,
+    /// The driver wants it.
+    pub(super) enabled: bool,
+    /// How far it has come, if it is a transmit queue.
+    pub(super) tx: Option<Arc<TxState>>,
+    /// Likewise for a receive queue.
+    pub(super) rx: Option<Arc<RxState>>,
+}
+
+/// The rings of `vring` in guest memory, when all of them lie in it.
+pub(super) fn resolve(table: &MemTable, vring: &Vring) -> Option<SplitRing> {
+    let [desc, avail, used] = vring.places?;
+    let n = u64::from(vring.size);
+    let place = |address: u64, len: u64| {
+        let (region, offset, rest) = table.user(address)?;
+        (len <= rest).then_some((region, offset))
+    };
+    SplitRing::new(vring.size, place(desc, 16 * n)?, place(avail, 6 + 2 * n)?, place(used, 6 + 8 * n)?)
+}
+
+/// An eventfd that a worker may write or read without waiting.
+pub(super) fn quiet(file: File) -> OwnedFd {
+    let fd = OwnedFd::from(file);
+    if let Ok(flags) = rustix::fs::fcntl_getfl(&fd) {
+        let _ = rustix::fs::fcntl_setfl(&fd, flags | OFlags::NONBLOCK);
+    }
+    fd
+}
