@@ -2,11 +2,12 @@
 #
 #   make demo   shows the switch at work with three VMs and a physical network of namespaces
 #   make test   runs every test: units, soft guests, namespaces, real guests
+#   make bench  the switch beside OVS-DPDK and testpmd (about ten minutes): benches/RESULTS.md
 #   make lint   formatting, clippy, licences, dependency arrows, where unsafe stands
 
 TOOLS := scripts/with-tools
 
-.PHONY: all demo test lint setup build clean
+.PHONY: all demo test lint bench setup build clean
 
 all: build
 
@@ -24,6 +25,9 @@ test: setup
 
 lint: setup
 	@scripts/lint.sh
+
+bench: setup
+	@scripts/bench.sh
 
 clean:
 	rm -rf target

@@ -39,29 +39,78 @@ pub(super) fn qemu_args(args: &Args) -> Result<(), Refusal> {
         format!("-object memory-backend-memfd,id=mem,size={},share=on", args.memory),
     ];
     for vnic in &args.vnics {
-        let Some((_, socket)) = known.iter().find(|(name, _)| name == vnic) else {
-            let names: Vec<&str> = known.iter().map(|(name, _)| name.as_str()).collect();
+        let Some(port) = known.iter().find(|port| port.name == *vnic) else {
+            let names: Vec<&str> = known.iter().map(|port| port.name.as_str()).collect();
             let sentence =
                 format!("vswitch: there is no vnic \"{}\"; the vnics are {}", vnic.escape_debug(), names.join(", "));
             return Err(Refusal::Input(sentence));
         };
-        let device = json!({"driver": "vfio-user-pci", "socket": {"type": "unix", "path": socket}});
-        lines.push(format!("-device {}", quote(&device.to_string())));
+        lines.extend(device(port)?);
     }
     eprint!("{EXPLANATION}");
     output::write(&format!("{}\n", lines.join(" \\\n")))
 }
 
-/// Names and socket paths of all vNICs.
-fn sockets(args: &Args) -> Result<Vec<(String, String)>, Refusal> {
+/// A vNIC as QEMU has to know it.
+struct Port {
+    name: String,
+    adapter: String,
+    socket: Option<String>,
+    mac: String,
+    /// Queue pairs of a virtio card.
+    queues: usize,
+    /// QEMU makes the socket.
+    vmm_listens: bool,
+}
+
+/// The arguments for one card.
+fn device(port: &Port) -> Result<Vec<String>, Refusal> {
+    let Some(socket) = &port.socket else {
+        let (name, adapter) = (&port.name, &port.adapter);
+        let sentence =
+            format!("vswitch: vnic \"{name}\" is a {adapter} port, which no VM plugs into; it needs no arguments");
+        return Err(Refusal::Input(sentence));
+    };
+    if port.adapter != "virtio" {
+        let device = json!({"driver": "vfio-user-pci", "socket": {"type": "unix", "path": socket}});
+        return Ok(vec![format!("-device {}", quote(&device.to_string()))]);
+    }
+    let (name, mac, queues) = (&port.name, &port.mac, port.queues);
+    let listens = if port.vmm_listens { ",server=on,wait=off" } else { "" };
+    let pairs = if queues > 1 { format!(",queues={queues}") } else { String::new() };
+    // A vector for each queue, one for the configuration and one for the control queue.
+    let vectors = if queues > 1 { format!(",mq=on,vectors={}", 2 * queues + 2) } else { String::new() };
+    Ok(vec![
+        format!("-chardev {}", quote(&format!("socket,id=chr-{name},path={socket}{listens}"))),
+        format!("-netdev {}", quote(&format!("vhost-user,id=net-{name},chardev=chr-{name}{pairs}"))),
+        format!("-device {}", quote(&format!("virtio-net-pci,netdev=net-{name},mac={mac}{vectors}"))),
+    ])
+}
+
+/// All vNICs. A running switch tells neither queues nor who listens: there the usual is taken.
+fn sockets(args: &Args) -> Result<Vec<Port>, Refusal> {
     if let Some(file) = &args.config {
         let config = config::load(file).map_err(|problems| Refusal::Input(problems.to_string()))?;
-        let path = |name: &str| config.vnic_socket(name).display().to_string();
-        return Ok(config.vnics.iter().map(|v| (v.name.value.clone(), path(&v.name))).collect());
+        let port = |v: &config::Vnic| Port {
+            name: v.name.value.clone(),
+            adapter: v.adapter.name().to_owned(),
+            socket: v.device.is_none().then(|| config.vnic_socket(&v.name).display().to_string()),
+            mac: v.mac.value.to_string(),
+            queues: v.queues,
+            vmm_listens: v.vhost_client,
+        };
+        return Ok(config.vnics.iter().map(port).collect());
     }
     let status = show::status(&args.socket)?;
-    let vnics = status.ports.into_iter().filter(|p| p.role == Role::Vnic);
-    Ok(vnics.filter_map(|p| Some((p.name, p.socket?))).collect())
+    let port = |p: control::api::PortStatus| Port {
+        name: p.name,
+        adapter: p.adapter.unwrap_or_default(),
+        socket: p.socket,
+        mac: p.mac.unwrap_or_default(),
+        queues: 1,
+        vmm_listens: false,
+    };
+    Ok(status.ports.into_iter().filter(|p| p.role == Role::Vnic).map(port).collect())
 }
 
 /// A size as QEMU takes it: a number with K, M, G or T.
