@@ -20,6 +20,7 @@
 pub mod device;
 pub mod irq;
 pub mod pci;
+mod tenant;
 pub mod vfio_user;
 pub mod vhost_user;
 pub mod virtio;

@@ -13,12 +13,12 @@
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 
-use rustix::fs::FileType;
 use rustix::io::Errno;
 use sharedmem::{DmaMap, MapError, Mapping, Region};
 
 use super::Fault;
 use super::message::{Fields, Reply, words};
+use crate::tenant::{self, Unfit};
 
 const FLAG_READ: u32 = 1;
 const FLAG_WRITE: u32 = 1 << 1;
@@ -30,13 +30,6 @@ const MAX_UNMAP: usize = 256;
 /// This much memory without a descriptor, and none with one, is a VM whose memory is not shared. ROMs
 /// and firmware variables, which never have a descriptor, come beside memory that has one.
 const UNSHARED: u64 = 1 << 20;
-
-/// File systems whose pages no tenant can hold back or take away for good (`statfs(2)`: tmpfs, which is memfd
-/// as well; ramfs, ext, xfs, btrfs). On FUSE or NFS a worker's load would wait for somebody else's server.
-/// A huge page that its owner takes away cannot be replaced as [`sharedmem::fault`] does with a small one, so
-/// hugetlbfs is not among them.
-const FILE_SYSTEMS: [u64; 5] = [0x0102_1994, 0x8584_58f6, 0xef53, 0x5846_5342, 0x9123_683e];
-const HUGETLBFS: u64 = 0x9584_58f6;
 
 /// The map of one card, as its VMM builds it.
 #[derive(Debug, Default)]
@@ -179,15 +172,10 @@ fn refusal(error: MapError, at: &str) -> Fault {
 }
 
 fn region(fd: &OwnedFd, offset: u64, len: u64, writable: bool, at: &str) -> Result<Arc<Region>, Fault> {
-    let stat = rustix::fs::fstat(fd)?;
-    let system = rustix::fs::fstatfs(fd)?.f_type as u64;
-    if !FileType::from_raw_mode(stat.st_mode).is_file() || !FILE_SYSTEMS.contains(&system) {
-        let what = match system {
-            HUGETLBFS => "huge pages are not taken yet; give the VM a memfd without hugetlb=on".to_owned(),
-            other => format!("its memory must be a memfd or a file on tmpfs or a local disk (file system {other:#x})"),
-        };
-        return Err(Fault::new(Errno::OPNOTSUPP, format!("a DMA map of {at} that was refused: {what}")));
-    }
+    tenant::check(fd).map_err(|unfit| match unfit {
+        Unfit::System(errno) => Fault::from(errno),
+        Unfit::Kind(what) => Fault::new(Errno::OPNOTSUPP, format!("a DMA map of {at} that was refused: {what}")),
+    })?;
     let len = usize::try_from(len).map_err(|_| Errno::INVAL)?;
     Region::map(fd.as_fd(), offset, len, writable).map_err(|e| {
         let errno = Errno::from_io_error(&e).unwrap_or(Errno::INVAL);

@@ -74,14 +74,14 @@ impl Connection {
             Err(errno) => return Err(errno.into()),
         };
         if got < HEADER {
-            return Ok(false);
+            return self.rest_may_come();
         }
         let size = u32::from_le_bytes([header[8], header[9], header[10], header[11]]);
         if size > MAX_BODY {
             return Err(Ended::Size(size));
         }
         if rustix::io::ioctl_fionread(&self.stream)? < u64::from(size) + HEADER as u64 {
-            return Ok(false);
+            return self.rest_may_come();
         }
         if !self.has_room()? {
             return Err(Ended::Unread);
@@ -113,6 +113,13 @@ impl Connection {
             rustix::net::send(&self.stream, &answer, SendFlags::DONTWAIT | SendFlags::NOSIGNAL)?;
         }
         Ok(outcome?)
+    }
+
+    /// Part of a message is there. The end of a peer that died in the middle of it shows only as a hang-up.
+    fn rest_may_come(&self) -> Result<bool, Ended> {
+        let mut fds = [PollFd::new(&self.stream, PollFlags::RDHUP)];
+        poll(&mut fds, Some(&Timespec { tv_sec: 0, tv_nsec: 0 }))?;
+        if fds[0].revents().intersects(PollFlags::RDHUP | PollFlags::HUP) { Err(Ended::Closed) } else { Ok(false) }
     }
 
     /// True when the socket takes an answer without waiting: Linux calls a unix socket writable while at least three

@@ -18,6 +18,7 @@ use wire::Mac;
 
 use super::vring::{Vring, quiet, resolve};
 use crate::irq::{Interrupts, IrqKind};
+use crate::tenant::{self, Unfit};
 use crate::virtio::{Active, Card, MAX_PAIRS, RxPath, RxQueue, RxState, TxQueue, TxQueueRings, TxState, features};
 
 /// What a card is made from.
@@ -166,10 +167,15 @@ impl Device {
     fn span(&self, region: &VhostUserMemoryRegion, file: &File) -> Result<Span> {
         let (offset, size) = (region.mmap_offset, region.memory_size);
         let len = offset.checked_add(size).and_then(|l| usize::try_from(l).ok()).ok_or(Error::InvalidParam)?;
-        let mapped = Region::map(file.as_fd(), 0, len, true).map_err(|error| {
-            tracing::warn!("vNIC {}: guest memory of {size} bytes cannot be mapped: {error}", self.setup.name);
-            Error::ReqHandlerError(error)
+        let refuse = |why: &dyn std::fmt::Display| {
+            tracing::warn!("vNIC {}: guest memory of {size} bytes was refused: {why}", self.setup.name);
+            Error::InvalidParam
+        };
+        tenant::check(file).map_err(|unfit| match unfit {
+            Unfit::System(errno) => refuse(&errno),
+            Unfit::Kind(what) => refuse(&what),
         })?;
+        let mapped = Region::map(file.as_fd(), 0, len, true).map_err(|error| refuse(&error))?;
         Ok(Span {
             guest: region.guest_phys_addr,
             len: size,

@@ -52,6 +52,8 @@ pub struct Server {
     door: Door,
     path: PathBuf,
     connection: Option<Connection>,
+    /// A batch ended before the messages did.
+    unfinished: bool,
     setup: Arc<CardSetup>,
     card: Arc<Card>,
     messages: u64,
@@ -76,7 +78,7 @@ impl Server {
         epoll::add(&watch, fd, epoll::EventData::new_u64(token), epoll::EventFlags::IN).map_err(system)?;
         let card = device::card(&setup);
         let (setup, path) = (Arc::new(setup), path.to_path_buf());
-        Ok(Server { watch, door, path, connection: None, setup, card, messages: 0 })
+        Ok(Server { watch, door, path, connection: None, unfinished: false, setup, card, messages: 0 })
     }
 
     /// The transmit queues; they stay valid across connections.
@@ -98,7 +100,7 @@ impl Server {
         }
         let happened = |token| events.iter().any(|e| e.data.u64() == token);
         let mut more = false;
-        if happened(CONNECTION) {
+        if happened(CONNECTION) || self.unfinished {
             more |= self.serve();
         }
         if happened(LISTENER) {
@@ -112,6 +114,11 @@ impl Server {
 
     /// Serves messages; true when the batch ended before they did.
     fn serve(&mut self) -> bool {
+        self.unfinished = self.serve_batch();
+        self.unfinished
+    }
+
+    fn serve_batch(&mut self) -> bool {
         for _ in 0..BATCH {
             let Some(connection) = self.connection.as_mut() else { return false };
             match connection.serve() {
@@ -172,7 +179,9 @@ impl Server {
     fn take_in(&mut self, fd: OwnedFd) {
         let device = Device::new(self.setup.clone(), self.card.clone());
         let made = Connection::new(UnixStream::from(fd), device).and_then(|connection| {
-            let (data, flags) = (epoll::EventData::new_u64(CONNECTION), epoll::EventFlags::IN);
+            // By the edge: part of a message left in the socket must not keep the control thread busy.
+            let flags = epoll::EventFlags::IN | epoll::EventFlags::RDHUP | epoll::EventFlags::ET;
+            let data = epoll::EventData::new_u64(CONNECTION);
             epoll::add(&self.watch, &connection, data, flags)?;
             Ok(connection)
         });
