@@ -14,7 +14,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, PoisonError};
 
 use arrayvec::ArrayVec;
-use dataplane::{Csum, BURST, Burst, Caps, Delivery, DropReason, Plan, Tally, VNET_LEN, VnetHeader};
+use dataplane::{BURST, Burst, Caps, Csum, Delivery, DropReason, Plan, Tally, VNET_LEN, VnetHeader};
 use rustix::net::SendFlags;
 use sharedmem::Slice;
 use wire::{ETH_HEADER, MIN_FRAME, Mac};
