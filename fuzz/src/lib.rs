@@ -7,7 +7,7 @@
 //! ```text
 //!  cargo fuzz run TARGET --+                     +--> vfio_user, framing     what a VMM sends
 //!   (fuzz_targets/, sanitizers, coverage)        |
-//!                          +--> TARGETS[i].1(&[u8]) --> vmxnet3, vlance      what a guest writes
+//!                          +--> TARGETS[i].1(&[u8]) --> vmxnet3, vlance, virtio   what a guest writes
 //!                          |                     |
 //!  cargo test  ------------+                     +--> frames, beacon         what lies in a frame
 //!   (tests/replay.rs: seeds, regressions,        |
@@ -29,6 +29,7 @@ mod memory;
 mod network;
 mod segments;
 pub mod vfio_user;
+pub mod virtio;
 pub mod vlance;
 pub mod vmxnet3;
 
@@ -43,6 +44,7 @@ pub const TARGETS: &[Target] = &[
     ("framing", framing::run),
     ("vmxnet3", vmxnet3::run),
     ("vlance", vlance::run),
+    ("virtio", virtio::run),
     ("frames", frames::run),
     ("beacon", beacon::run),
     ("config", config::run),

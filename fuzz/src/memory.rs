@@ -4,7 +4,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 
 use rustix::fs::{MemfdFlags, ftruncate, memfd_create};
-use sharedmem::{DmaMap, Mapping, Region};
+use sharedmem::{DmaMap, Mapping, MemTable, Region, Span};
 
 /// Bytes of a guest's memory.
 pub const MEMORY: usize = 1 << 20;
@@ -129,6 +129,37 @@ impl Memory {
             }
         }
         Arc::new(map)
+    }
+
+    /// True once [`Memory::shrink`] was called.
+    pub fn is_shrunk(&self) -> bool {
+        self.shrunk
+    }
+
+    /// As [`Memory::map`], as vhost-user has it: the VMM's addresses are the guest's. Memory that is to be read only, or
+    /// has no descriptor, cannot be said there.
+    pub fn table(&self, shape: Shape) -> Arc<MemTable> {
+        let parts: &[(usize, usize)] = match shape {
+            Shape::Whole => &[(0, MEMORY)],
+            Shape::Split(page) => &[(0, page * PAGE), (page * PAGE, MEMORY)],
+            Shape::Lower(page) => &[(0, page * PAGE)],
+            Shape::Hole(page) => &[(0, page * PAGE), ((page + 1) * PAGE, MEMORY)],
+            Shape::None | Shape::ReadOnly | Shape::NotShared => &[],
+        };
+        let mut table = MemTable::new();
+        for &(from, to) in parts {
+            let Ok(region) = Region::map(self.fd.as_fd(), from as u64, to - from + BEHIND, true) else { continue };
+            let (guest, len) = (self.base + from as u64, (to - from) as u64);
+            let span = Span { guest, len, user: guest, region, offset: 0 };
+            table = table.with(span).expect("spans that do not overlap");
+        }
+        Arc::new(table)
+    }
+
+    /// The word at guest address `iova`; 0 outside.
+    pub fn get16(&self, iova: u64) -> u16 {
+        let offset = usize::try_from(iova.wrapping_sub(self.base)).unwrap_or(usize::MAX);
+        self.region.slice(offset, 2).and_then(|s| s.load_u16(0)).unwrap_or(0)
     }
 
     /// Checks that nobody wrote behind the memory.

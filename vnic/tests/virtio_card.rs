@@ -2,7 +2,7 @@
 
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwapOption;
@@ -324,8 +324,11 @@ fn frames_in_any_shape_arrive_whole() {
     assert_eq!(rig.used(true), heads.into_iter().map(|h| (h, 0)).collect::<Vec<_>>());
 }
 
+/// What is wrong with a chain, and how it is published.
+type BadChain = (&'static str, fn(&mut Rig));
+
 /// Chains that make no sense, each by what the driver does to publish it.
-fn bad_chains() -> Vec<(&'static str, fn(&mut Rig))> {
+fn bad_chains() -> Vec<BadChain> {
     fn direct(rig: &mut Rig, descs: &[Desc]) {
         for (n, desc) in descs.iter().enumerate() {
             rig.desc(TX_RING + 16 * (60 + n), *desc);
@@ -456,7 +459,7 @@ fn counted(tally: &Tally) -> PortTotals {
 fn interrupts_come_when_the_driver_wants_them() {
     let mut rig = Rig::new(MERGE, &[]);
     let good = frame(100, 1);
-    let mut sent = |rig: &mut Rig, n: usize| {
+    let sent = |rig: &mut Rig, n: usize| {
         for _ in 0..n {
             let pieces = rig.plain(0, &good);
             rig.send(&pieces);
@@ -584,7 +587,7 @@ fn two_workers_deliver_to_one_queue() {
             let mut number = 0u32;
             while number < FRAMES {
                 // One is delivered at a time, so a refusal can be told from the count; every third takes two buffers.
-                let mut bytes = frame(if number % 3 == 0 { 600 } else { 60 }, worker);
+                let mut bytes = frame(if number.is_multiple_of(3) { 600 } else { 60 }, worker);
                 bytes[14] = worker;
                 bytes[15..19].copy_from_slice(&number.to_le_bytes());
                 let totals = counted(&deliver(&*path, &[bytes], Offload::default()));
@@ -610,7 +613,7 @@ fn two_workers_deliver_to_one_queue() {
                 rest = u16::from_le_bytes([bytes[10], bytes[11]]) - 1;
                 let (worker, number) = (usize::from(bytes[26]), u32::from_le_bytes(bytes[27..31].try_into().unwrap()));
                 assert_eq!(number, next[worker], "frames of worker {worker} in their order");
-                assert_eq!(rest, u16::from(number % 3 == 0));
+                assert_eq!(rest, u16::from(number.is_multiple_of(3)));
                 next[worker] += 1;
             }
             let at = rig.rx.avail % 64;

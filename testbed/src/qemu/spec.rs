@@ -14,6 +14,18 @@ pub enum Nic {
         /// The socket that process listens on; it must do so before the guest boots.
         socket: PathBuf,
     },
+    /// QEMU's own virtio card, its queues served by another process over a vhost-user socket. It becomes the next
+    /// `ethN` only among its like: the guest's kernel names cards driver by driver.
+    VhostUser {
+        /// The socket that process listens on, or QEMU does.
+        socket: PathBuf,
+        /// The card's address.
+        mac: String,
+        /// Whether QEMU listens on the socket.
+        listens: bool,
+        /// Queue pairs.
+        queues: usize,
+    },
     /// QEMU arguments as they are, such as `-netdev` and `-device` for QEMU's own device models.
     Raw(Vec<String>),
 }
@@ -84,9 +96,12 @@ impl GuestSpec {
             .flatten()
             .map(|&arg| arg.to_owned()),
         );
-        for nic in &self.nics {
+        for (number, nic) in self.nics.iter().enumerate() {
             match nic {
                 Nic::VfioUser { socket } => args.extend(["-device".to_owned(), vfio_user_device(socket)?]),
+                Nic::VhostUser { socket, mac, listens, queues } => {
+                    args.extend(vhost_user_device(number, text(socket)?, mac, *listens, *queues));
+                }
                 Nic::Raw(words) => args.extend_from_slice(words),
             }
         }
@@ -99,6 +114,22 @@ impl GuestSpec {
 fn vfio_user_device(socket: &Path) -> Result<String> {
     let path = text(socket)?.replace('\\', "\\\\").replace('"', "\\\"");
     Ok(format!(r#"{{"driver":"vfio-user-pci","socket":{{"type":"unix","path":"{path}"}}}}"#))
+}
+
+/// The arguments for a virtio card on a vhost-user socket. A VMM that does not listen finds the other process again
+/// when that has been restarted. Two vectors more than queues: for the configuration and the control queue.
+fn vhost_user_device(number: usize, path: &str, mac: &str, listens: bool, queues: usize) -> [String; 6] {
+    let path = path.replace(',', ",,");
+    let how = if listens { "server=on,wait=off" } else { "reconnect-ms=200" };
+    let several = if queues > 1 { format!(",mq=on,vectors={}", 2 * queues + 2) } else { String::new() };
+    [
+        "-chardev".to_owned(),
+        format!("socket,id=vhost{number},path={path},{how}"),
+        "-netdev".to_owned(),
+        format!("vhost-user,id=net{number},chardev=vhost{number},queues={queues}"),
+        "-device".to_owned(),
+        format!("virtio-net-pci,netdev=net{number},mac={mac},romfile={several}"),
+    ]
 }
 
 fn text(path: &Path) -> Result<&str> {
@@ -128,6 +159,26 @@ mod tests {
             "{line}"
         );
         assert!(line.contains("memory-backend-memfd,share=on,id=mem,size=256M"), "{line}");
+    }
+
+    #[test]
+    fn a_vhost_user_card_names_socket_address_and_queues() {
+        let nic = |listens, queues| Nic::VhostUser {
+            socket: "/run/a,b.sock".into(),
+            mac: "00:50:56:00:00:01".into(),
+            listens,
+            queues,
+        };
+        let line = args(&GuestSpec::new("a").nic(nic(false, 1)).nic(nic(true, 2)));
+        for words in [
+            "-chardev socket,id=vhost0,path=/run/a,,b.sock,reconnect-ms=200 ",
+            "-netdev vhost-user,id=net0,chardev=vhost0,queues=1 ",
+            "-device virtio-net-pci,netdev=net0,mac=00:50:56:00:00:01,romfile= ",
+            "-chardev socket,id=vhost1,path=/run/a,,b.sock,server=on,wait=off ",
+        ] {
+            assert!(line.contains(words), "{words} is missing from {line}");
+        }
+        assert!(line.ends_with(",romfile=,mq=on,vectors=6"), "{line}");
     }
 
     #[test]
