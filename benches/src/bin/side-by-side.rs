@@ -24,6 +24,8 @@ fn main() -> Result<()> {
     let figures = side::run(&list, rounds, seconds, &mut |line| println!("{line}"))?;
     std::fs::create_dir_all(&out)?;
     let page = side::report(&list, &figures, rounds, seconds, &Machine::this());
-    std::fs::write(out.join("RESULTS.md"), page)?;
+    // What people made of it, which no run can say.
+    let notes = std::fs::read_to_string(out.join("NOTES.md")).unwrap_or_default();
+    std::fs::write(out.join("RESULTS.md"), page + &notes)?;
     side::plot(&out.join("results.svg"), &list, &figures)
 }

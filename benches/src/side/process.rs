@@ -81,7 +81,8 @@ pub fn run(program: &str, args: &[&str], envs: &[(&str, &Path)]) -> Result<Strin
         .with_context(|| format!("running {program}"))?;
     let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).trim().to_owned();
     if !output.status.success() {
-        bail!("{program} {}: {} {}", args.join(" "), text(&output.stderr), text(&output.stdout));
+        let name = Path::new(program).file_name().map_or(program.into(), |n| n.to_string_lossy());
+        bail!("{name} {}: {} {}", args.first().unwrap_or(&""), text(&output.stderr), text(&output.stdout));
     }
     Ok(text(&output.stdout))
 }
