@@ -37,28 +37,28 @@ pub(crate) struct Args {
     #[arg(long, default_value_t = 256, value_parser = clap::value_parser!(u32).range(1..=262_144))]
     pool: u32,
     /// Descriptors of each virtio ring.
-    #[arg(long, default_value_t = 256)]
+    #[arg(long, default_value_t = 256, value_parser = ring)]
     ring: u16,
     /// Send in both directions.
     #[arg(long)]
     bidirectional: bool,
     /// Frames per second in each direction; as fast as it goes without it.
-    #[arg(long, value_name = "PPS", conflicts_with = "search")]
+    #[arg(long, value_name = "PPS", conflicts_with = "search", value_parser = positive)]
     rate: Option<f64>,
     /// Look for the highest rate without loss (RFC 2544).
     #[arg(long, conflicts_with = "latency")]
     search: bool,
     /// The share of frames a search may lose.
-    #[arg(long, default_value_t = 0.0)]
+    #[arg(long, default_value_t = 0.0, value_parser = share)]
     loss: f64,
     /// Send one frame at a time and measure how long each takes.
     #[arg(long)]
     latency: bool,
     /// How long to measure.
-    #[arg(long, default_value_t = 5.0)]
+    #[arg(long, default_value_t = 5.0, value_parser = seconds)]
     seconds: f64,
     /// How long to send before that.
-    #[arg(long, default_value_t = 1.0)]
+    #[arg(long, default_value_t = 1.0, value_parser = seconds)]
     warmup: f64,
     /// The CPU to run on.
     #[arg(long)]
@@ -140,10 +140,11 @@ fn search(args: &Args, a: &mut dyn Station, b: &mut dyn Station) -> Result<Value
 
 fn latency(args: &Args, a: &mut dyn Station, b: &mut dyn Station) -> Result<Value> {
     generator::latency(a, b, Duration::from_secs_f64(args.warmup))?;
-    let times = generator::latency(a, b, Duration::from_secs_f64(args.seconds))?;
+    let (times, lost) = generator::latency(a, b, Duration::from_secs_f64(args.seconds))?;
     let at = |percent: f64| times.value_at_quantile(percent / 100.0) as f64 / 1e3;
     Ok(json!({
         "frames": times.len(),
+        "lost": lost,
         "latency_us": {"p50": at(50.0), "p99": at(99.0), "p999": at(99.9), "max": times.max() as f64 / 1e3},
     }))
 }
@@ -166,7 +167,39 @@ fn check(socket: &std::path::Path) -> Result<String> {
     Ok(ledger::check(&status).map_or_else(|error| error.to_string(), |()| "ok".to_owned()))
 }
 
+/// A time a run may last.
+fn seconds(text: &str) -> Result<f64, String> {
+    match text.parse() {
+        Ok(value) if (0.0..=86_400.0).contains(&value) => Ok(value),
+        _ => Err(format!("a time is 0 to 86400 seconds, and \"{text}\" is not")),
+    }
+}
+
+fn share(text: &str) -> Result<f64, String> {
+    match text.parse() {
+        Ok(value) if (0.0..1.0).contains(&value) => Ok(value),
+        _ => Err(format!("a share is 0 to less than 1, and \"{text}\" is not")),
+    }
+}
+
+fn positive(text: &str) -> Result<f64, String> {
+    match text.parse() {
+        Ok(value) if (1.0..=1e9).contains(&value) => Ok(value),
+        _ => Err(format!("a rate is 1 to 1000000000 frames a second, and \"{text}\" is not")),
+    }
+}
+
+fn ring(text: &str) -> Result<u16, String> {
+    match text.parse::<u16>() {
+        Ok(value) if value.is_power_of_two() && (32..=32_768).contains(&value) => Ok(value),
+        _ => Err(format!("a ring has a power of two of descriptors, 32 to 32768, and \"{text}\" is not")),
+    }
+}
+
 fn pin(cpu: usize) -> Result<()> {
+    if cpu >= rustix::thread::CpuSet::MAX_CPU {
+        anyhow::bail!("there is no CPU {cpu}");
+    }
     let mut set = rustix::thread::CpuSet::new();
     set.set(cpu);
     rustix::thread::sched_setaffinity(None, &set).with_context(|| format!("running on CPU {cpu}"))
