@@ -14,7 +14,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use common::{Net, SHORT, alone, port, portgroup, vnic};
 use control::api::{BeaconCounts, BeaconHealth, Status, TeamStatus, UplinkRole};
-use testbed::netns::{Host, RawSocket, Tap, wait_until};
+use testbed::netns::{Host, Lab, RawSocket, Tap, VethOptions, wait_until};
 use testbed::soft::{RxMode, SoftGuest, SoftVmxnet3, Vmxnet3Options};
 use testbed::topology::{RunningLab, Topology};
 
@@ -438,4 +438,32 @@ fn the_configured_ethertype_is_on_the_wire() -> Result<()> {
         site.net.finish()?;
     }
     Ok(())
+}
+
+/// A switch whose teams detect by link sends no beacons, and still keeps those of others from its guests.
+#[test]
+fn a_switch_without_beacons_passes_none_on() -> Result<()> {
+    let _alone = alone();
+    let lab = Lab::new("nobeacons")?;
+    let [machine, physical] = [lab.host("sw")?, lab.host("phys")?];
+    lab.veth((&machine, "eth1"), (&physical, "p1"), &VethOptions { offload: false, ..VethOptions::default() })?;
+    let tables = "[[uplink]]\nname = \"vmnic0\"\ndevice = \"eth1\"\ndriver = \"af_packet\"\n\
+                  [team]\nfailure_detection = \"link\"\n"
+        .to_owned()
+        + &portgroup("Watch", "0")
+        + "[portgroup.security]\npromiscuous = true\n"
+        + &vnic("watch", "Watch", "vmxnet3", 1);
+    let net = Net::start(Some(machine.namespace()), "", &tables)?;
+    let mut guest = SoftVmxnet3::connect(&net.switch.socket("watch"), Vmxnet3Options::default())?;
+    guest.set_rx_mode(RxMode::PROMISCUOUS | RxMode::UNICAST | RxMode::BROADCAST | RxMode::ALL_MULTICAST)?;
+    let mut socket = physical.raw("p1")?;
+    let mut foreign = [&[0xff; 6][..], &OUTSIDE, &ETHERTYPE.to_be_bytes(), MAGIC].concat();
+    foreign.resize(100, 0xa5);
+    inject(&mut socket, &foreign, 5)?;
+    inject(&mut socket, &frame([0xff; 6], OUTSIDE, 1), 1)?;
+    let received = guest.recv(SHORT)?.context("the broadcast after them comes")?;
+    ensure!(!is_beacon(&received.bytes), "a guest sees {:02x?}", received.bytes);
+    let counted = || net.port("vmnic0").is_ok_and(|p| p.drops.get("beacon").copied().unwrap_or(0) >= 5);
+    wait_until("they are counted", SHORT, counted)?;
+    net.finish()
 }
