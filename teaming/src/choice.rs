@@ -68,7 +68,12 @@ impl Choice {
         match self {
             Choice::One(uplink) => vec![*uplink],
             Choice::Hash { kind: HashKind::Mac, table } => vec![table[usize::from(hash_mac(mac))]],
-            Choice::All(uplinks) => uplinks.to_vec(),
+            Choice::All(uplinks) => {
+                // In whatever order frames are sent by them.
+                let mut all = uplinks.to_vec();
+                all.sort_unstable();
+                all
+            }
             Choice::None | Choice::Hash { kind: HashKind::Ip, .. } => Vec::new(),
         }
     }

@@ -2,6 +2,7 @@
 
 use std::rc::Rc;
 
+use teaming::Choice;
 use wire::be16;
 
 use super::forward::{GuestPort, View};
@@ -135,13 +136,14 @@ impl<D: Datapath> World<D> {
         self.check_placements()
     }
 
+    /// Notes whose frames take another way than before.
     fn note_moves(&mut self, view: &View) -> Result<(), String> {
         for (number, port) in view.guests.iter().enumerate() {
             let before = self.view.guests.get(number).map(|p| &p.placement);
             if before == Some(&port.placement) {
                 continue;
             }
-            let sends = before.map(|p| &p.send) != Some(&port.placement.send);
+            let sends = before.is_none_or(|p| !same_way(&p.send, &port.placement.send));
             self.guests[number].moved = self.now;
             self.seen.moves += u64::from(sends && before.is_some());
             let what = super::checks::uplinks_of(&port.placement.send);
@@ -157,5 +159,13 @@ impl<D: Datapath> World<D> {
             }
         }
         Ok(())
+    }
+}
+
+/// True when frames leave by the same uplinks; in shotgun the order says which copy comes last, and is no other way.
+fn same_way(before: &Choice, now: &Choice) -> bool {
+    match (before, now) {
+        (Choice::All(a), Choice::All(b)) => a.len() == b.len() && a.iter().all(|u| b.contains(u)),
+        (a, b) => a == b,
     }
 }
