@@ -10,6 +10,8 @@
 #![forbid(unsafe_code)]
 
 mod loom;
+mod rings;
 pub mod side;
 
 pub use loom::{Loom, Shape};
+pub use rings::Rings;

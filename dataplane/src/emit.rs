@@ -159,7 +159,7 @@ impl<'b, 'm> Plan<'b, 'm> {
     #[inline]
     pub fn write(&self, index: u32, room: &[Slice<'_>]) -> bool {
         match room {
-            [to] if self.frame.is_plain() && !self.inline_tag => self.burst.write_plain(self.frame, to, self.pad),
+            [to] if self.frame.is_plain() && !self.inline_tag => self.burst.write_plain(self.frame, &[], to, self.pad),
             _ => self.write_any(index, room),
         }
     }

@@ -5,13 +5,13 @@
 //! was looked at a moment before. Such a [`Memo`] lives as long as the burst.
 
 use teaming::Choice;
-use wire::{ETH_HEADER, Mac, Tag};
+use wire::{Mac, Tag};
 
-use crate::admit::{admit, check_length};
+use crate::admit::admit;
 use crate::lists::Lists;
 use crate::resolve::resolve;
 use crate::snapshot::{PortEntry, Role, Snapshot};
-use crate::{Burst, Delivery, DropReason, Frame, PortId, Seconds, Sink};
+use crate::{Burst, DropReason, Frame, PortId, Seconds, Sink};
 
 /// Forwards what one port harvested.
 pub(crate) struct Forwarder<'a> {
@@ -22,21 +22,10 @@ pub(crate) struct Forwarder<'a> {
     pub(crate) lists: &'a mut Lists,
 }
 
-/// The last plain decision.
+/// A plain decision, that holds for the next frame if it is alike.
 struct Memo {
-    /// Destination and source address, and the Ethernet type.
-    ethernet: [u8; ETH_HEADER],
-    tag: Option<Tag>,
     to: PortId,
     out_tag: Option<Tag>,
-}
-
-impl Memo {
-    /// True when `frame` is decided as the remembered one was.
-    #[inline]
-    fn fits(&self, frame: &Frame) -> bool {
-        frame.head[..ETH_HEADER] == self.ethernet && frame.tag() == self.tag
-    }
 }
 
 /// What the burst has come to so far.
@@ -48,21 +37,21 @@ struct Sums {
 }
 
 impl Sink for Forwarder<'_> {
+    #[inline]
     fn forward(&mut self, burst: &Burst<'_>) {
         let counters = &self.from.counters;
         let mut sums = Sums::default();
-        let mut memo: Option<Memo> = None;
-        for (index, frame) in burst.frames().iter().enumerate() {
+        let frames = burst.frames();
+        let mut index = 0;
+        while let Some(frame) = frames.get(index) {
             sums.bytes += frame.len() as u64;
-            if let Some(memo) = memo.as_ref().filter(|m| m.fits(frame))
-                && check_length(self.snapshot, frame).is_ok()
-            {
-                self.lists.put(memo.to, Delivery { frame: index as u8, tag: memo.out_tag });
-                sums.forwarded += 1;
-                sums.copies += 1;
-                continue;
+            let memo = self.decide(burst, index as u8, frame, &mut sums);
+            index += 1;
+            if let Some(memo) = memo {
+                let alike = alike(frame, &frames[index..], self.snapshot.max_frame(), &mut sums);
+                self.lists.put_run(memo.to, index as u8..(index + alike) as u8, memo.out_tag);
+                index += alike;
             }
-            memo = self.decide(burst, index as u8, frame, &mut sums);
         }
         for (reason, len) in burst.rejected() {
             sums.bytes += u64::from(*len);
@@ -71,6 +60,24 @@ impl Sink for Forwarder<'_> {
         counters.count_in(self.worker, burst.harvested() as u64, sums.bytes, sums.forwarded, sums.copies);
         self.deliver(burst);
     }
+}
+
+/// How many of the first of `rest` are decided as `frame` was.
+#[inline]
+fn alike(frame: &Frame, rest: &[Frame], longest: usize, sums: &mut Sums) -> usize {
+    let (key, mut bytes, mut count) = (frame.key(), 0, 0);
+    for next in rest {
+        // What asks for segmentation is measured by its segments, in `decide`.
+        if next.key() != key || !next.is_plain() || next.len() > longest {
+            break;
+        }
+        bytes += next.len() as u64;
+        count += 1;
+    }
+    sums.bytes += bytes;
+    sums.forwarded += count;
+    sums.copies += count;
+    count as usize
 }
 
 impl Forwarder<'_> {
@@ -93,11 +100,7 @@ impl Forwarder<'_> {
                 sums.forwarded += 1;
                 sums.copies += u64::from(resolved.copies);
                 let (to, out_tag) = resolved.alone?;
-                self.memorable(frame).then(|| {
-                    let mut ethernet = [0; ETH_HEADER];
-                    ethernet.copy_from_slice(&frame.head[..ETH_HEADER]);
-                    Memo { ethernet, tag: frame.tag(), to, out_tag }
-                })
+                self.memorable(frame).then_some(Memo { to, out_tag })
             }
             Err(reason) => {
                 self.from.counters.count_in_drop(self.worker, reason);

@@ -58,35 +58,73 @@ pub struct Offload {
 
 /// One frame. Its tag is out of band whatever the sender did; all offsets are of the untagged frame.
 #[derive(Clone, Debug)]
+#[repr(align(64))]
 pub struct Frame {
     /// Zeros beyond `head_len`: a short frame is padded by writing more of it.
     pub(crate) head: [u8; HEAD_PLAIN],
     len: u32,
-    /// Bytes of the memory pieces that the head (or the long head) already covers, with a tag that was cut out.
-    pub(crate) skip: u32,
+    /// The tag, with [`TAGGED`]; 0 without one.
+    tag: u32,
     pub(crate) first: u16,
-    pub(crate) count: u16,
+    pub(crate) count: u8,
     pub(crate) head_len: u8,
-    /// One more than the number of the long head, which a frame with an offload request has; else 0.
+    /// Bytes of the memory pieces that the head (or the long head) already covers, with a tag that was cut out.
+    pub(crate) skip: u8,
+    asks: Asks,
+    /// Number of the long head, which a frame with an offload request has.
     long: u8,
     /// Bytes of the long head.
     long_len: u8,
-    tag: Option<Tag>,
-    offload: Offload,
+    offload: Packed,
+}
+
+/// Set beside the tag of a tagged frame.
+const TAGGED: u32 = 1 << 16;
+
+/// What a frame asks of those who send it on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Asks {
+    /// Nothing, and nothing is known of it.
+    Nothing,
+    /// Nothing; its checksum was verified.
+    Good,
+    /// A checksum or segmentation.
+    Work,
+}
+
+/// An [`Offload`] that asks for work, in less room.
+#[derive(Clone, Copy, Debug)]
+struct Packed {
+    start: u16,
+    at: u16,
+    /// 0 without segmentation.
+    mss: u16,
+    header: u16,
+}
+
+impl Packed {
+    const NONE: Packed = Packed { start: 0, at: 0, mss: 0, header: 0 };
+
+    fn new(offload: Offload) -> Packed {
+        let (start, at) = if let Csum::Fill { start, at } = offload.csum { (start, at) } else { (0, 0) };
+        let (mss, header) = offload.gso.map_or((0, 0), |gso| (gso.mss, gso.header));
+        Packed { start, at, mss, header }
+    }
 }
 
 impl Frame {
     const EMPTY: Frame = Frame {
         head: [0; HEAD_PLAIN],
         len: 0,
-        skip: 0,
+        tag: 0,
         first: 0,
         count: 0,
         head_len: 0,
+        skip: 0,
+        asks: Asks::Nothing,
         long: 0,
         long_len: 0,
-        tag: None,
-        offload: Offload { csum: Csum::AsIs, gso: None },
+        offload: Packed::NONE,
     };
 
     /// The first bytes, at least the Ethernet header and at most [`HEAD_PLAIN`]. Of a frame with an offload request
@@ -121,23 +159,59 @@ impl Frame {
         Mac([a, b, c, d, e, f])
     }
 
+    /// Both addresses, the Ethernet type and the tag, as numbers to compare.
+    #[inline]
+    pub(crate) fn key(&self) -> Key {
+        let word = |at: usize| self.head[at..].first_chunk().map_or(0, |bytes| u64::from_le_bytes(*bytes));
+        Key { first: word(0), last: word(6), tag: self.tag }
+    }
+
     /// The outermost 802.1Q tag the sender put on the frame, in or out of band.
     #[inline]
     pub fn tag(&self) -> Option<Tag> {
-        self.tag
+        (self.tag != 0).then_some(Tag(self.tag as u16))
+    }
+
+    #[inline]
+    fn set_tag(&mut self, tag: Option<Tag>) {
+        self.tag = tag.map_or(0, |tag| u32::from(tag.0) | TAGGED);
     }
 
     /// Offload facts.
     #[inline]
     pub fn offload(&self) -> Offload {
-        self.offload
+        match self.asks {
+            Asks::Nothing => Offload::default(),
+            Asks::Good => Offload { csum: Csum::Good, gso: None },
+            Asks::Work => {
+                let Packed { start, at, mss, header } = self.offload;
+                Offload { csum: Csum::Fill { start, at }, gso: (mss != 0).then_some(Gso { mss, header }) }
+            }
+        }
     }
 
     /// True when the frame asks for nothing: it goes out as it came in.
     #[inline]
     pub fn is_plain(&self) -> bool {
-        self.long == 0
+        self.asks != Asks::Work
     }
+
+    /// True when it asks for nothing and nothing is known of it.
+    #[inline]
+    pub(crate) fn is_silent(&self) -> bool {
+        self.asks == Asks::Nothing
+    }
+}
+
+/// What decisions about unicast frames depend on.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Key {
+    /// Destination address, and two bytes of the source address.
+    pub(crate) first: u64,
+    /// Source address and Ethernet type.
+    pub(crate) last: u64,
+    /// The tag, as the frame has it.
+    pub(crate) tag: u32,
 }
 
 /// Up to [`BURST`] frames harvested from one queue of one port.
@@ -202,9 +276,12 @@ impl<'m> Burst<'m> {
     /// All bytes of `frame` that were read ahead.
     #[inline]
     pub(crate) fn head_of<'b>(&'b self, frame: &'b Frame) -> &'b [u8] {
-        match usize::from(frame.long).checked_sub(1) {
-            None => frame.head(),
-            Some(at) => self.long.get(at).and_then(|head| head.get(..usize::from(frame.long_len))).unwrap_or(&[]),
+        match frame.asks {
+            Asks::Work => {
+                let long = self.long.get(usize::from(frame.long));
+                long.and_then(|head| head.get(..usize::from(frame.long_len))).unwrap_or(&[])
+            }
+            _ => frame.head(),
         }
     }
 
@@ -231,7 +308,10 @@ impl<'m> Burst<'m> {
     pub fn push(&mut self, pieces: &[Slice<'m>], tag: Option<Tag>, offload: Offload) {
         let before = self.frames.len();
         let verdict = match pieces {
-            [piece] if !asks(offload) => self.push_one(piece, tag, offload),
+            [piece] if !asks(offload) => {
+                let good = offload.csum == Csum::Good;
+                self.push_simple(*piece, tag, if good { Asks::Good } else { Asks::Nothing })
+            }
             _ => self.push_any(pieces, tag, offload),
         };
         if let Err(reason) = verdict {
@@ -240,24 +320,47 @@ impl<'m> Burst<'m> {
         }
     }
 
-    /// The common frame: in one piece, and as it is to be sent; its checksum may be known to be good.
-    #[inline]
-    fn push_one(&mut self, piece: &Slice<'m>, tag: Option<Tag>, offload: Offload) -> Result<(), DropReason> {
-        let len = piece.len();
-        check_length(len)?;
-        let first = self.slices.len() as u16;
-        // Neither can fail while has_room holds, the caller's condition; if it does not the frame is counted as bad.
-        self.slices.try_push(*piece).map_err(|_| DropReason::BadDescriptor)?;
-        self.frames.try_push(Frame::EMPTY).map_err(|_| DropReason::BadDescriptor)?;
-        let frame = self.frames.last_mut().ok_or(DropReason::BadDescriptor)?;
-        let got = piece.read_head(&mut frame.head);
-        (frame.len, frame.skip, frame.head_len) = (len as u32, got as u32, got as u8);
-        (frame.first, frame.count, frame.tag, frame.offload) = (first, 1, tag, offload);
+    /// Adds the frame that lies in `piece`, as [`Burst::push`] does one without a tag beside it or an offload request.
+    #[inline(always)]
+    pub fn push_plain(&mut self, piece: Slice<'m>) {
+        match (ETH_HEADER..=MAX_FRAME).contains(&piece.len()).then(|| self.push_one(piece, Asks::Nothing)) {
+            Some(Some(frame)) if be16(&frame.head, 12) != Some(ETHERTYPE_VLAN) => {}
+            Some(Some(_)) => self.untag_last(),
+            _ => self.push(&[piece], None, Offload::default()),
+        }
+    }
+
+    /// The common frame: in one piece, as it is to be sent, of a length that may be; a tag stays in it. `None` when
+    /// there is no room, which while [`Burst::has_room`] holds, the caller's condition, cannot be.
+    #[inline(always)]
+    fn push_one(&mut self, piece: Slice<'m>, asks: Asks) -> Option<&mut Frame> {
+        let (first, len) = (self.slices.len() as u16, piece.len() as u32);
+        self.slices.try_push(piece).ok()?;
+        self.frames.try_push(Frame { len, first, count: 1, asks, ..Frame::EMPTY }).ok()?;
+        let frame = self.frames.last_mut()?;
+        let got = piece.read_head(&mut frame.head) as u8;
+        (frame.head_len, frame.skip) = (got, got);
+        Some(frame)
+    }
+
+    /// Takes the tag out of the frame that came last, or rejects it.
+    #[inline(never)]
+    fn untag_last(&mut self) {
+        let Some(mut frame) = self.frames.pop() else { return };
+        let len = frame.len();
+        match take_tag(&mut frame) {
+            Ok(()) => _ = self.frames.try_push(frame),
+            Err(reason) => self.reject(reason, len),
+        }
+    }
+
+    /// A frame in one piece that asks for nothing.
+    fn push_simple(&mut self, piece: Slice<'m>, tag: Option<Tag>, asks: Asks) -> Result<(), DropReason> {
+        check_length(piece.len())?;
+        let frame = self.push_one(piece, asks).ok_or(DropReason::BadDescriptor)?;
+        frame.set_tag(tag);
         if tag.is_none() && be16(&frame.head, 12) == Some(ETHERTYPE_VLAN) {
-            let tci = cut_tag(&mut frame.head, got)?;
-            frame.head_len -= TAG_LEN as u8;
-            frame.len -= TAG_LEN as u32;
-            frame.tag = Some(tci);
+            return take_tag(frame);
         }
         if frame.len() > MAX_FRAME { Err(DropReason::Oversize) } else { Ok(()) }
     }
@@ -278,19 +381,32 @@ impl<'m> Burst<'m> {
         }
         draft.check_offload()?;
         let Draft { head_len, len, tag, offload, .. } = draft;
-        let mut frame = Frame { len: len as u32, skip: got as u32, tag, offload, ..Frame::EMPTY };
-        (frame.first, frame.count) = (self.slices.len() as u16, pieces.len() as u16);
+        let mut frame = Frame { len: len as u32, skip: got as u8, offload: Packed::new(offload), ..Frame::EMPTY };
+        (frame.first, frame.count) = (self.slices.len() as u16, pieces.len() as u8);
+        frame.set_tag(tag);
         let short = head_len.min(HEAD_PLAIN);
         frame.head[..short].copy_from_slice(&long[..short]);
         frame.head_len = short as u8;
         if asks(offload) {
-            let at = self.long.len();
+            frame.asks = Asks::Work;
+            (frame.long, frame.long_len) = (self.long.len() as u8, head_len as u8);
             self.long.try_push(long).map_err(|_| DropReason::BadDescriptor)?;
-            (frame.long, frame.long_len) = (at as u8 + 1, head_len as u8);
+        } else if offload.csum == Csum::Good {
+            frame.asks = Asks::Good;
         }
         self.slices.try_extend_from_slice(pieces).map_err(|_| DropReason::BadDescriptor)?;
         self.frames.try_push(frame).map_err(|_| DropReason::BadDescriptor)
     }
+}
+
+/// Takes the tag out of a frame that is read.
+#[inline(never)]
+fn take_tag(frame: &mut Frame) -> Result<(), DropReason> {
+    let tag = cut_tag(&mut frame.head, usize::from(frame.head_len))?;
+    frame.head_len -= TAG_LEN as u8;
+    frame.len -= TAG_LEN as u32;
+    frame.set_tag(Some(tag));
+    if frame.len() > MAX_FRAME { Err(DropReason::Oversize) } else { Ok(()) }
 }
 
 /// True for a request that somebody has to carry out.

@@ -1,6 +1,9 @@
 //! Per-destination lists: what a burst brings each port, in order.
 
+use std::ops::Range;
+
 use arrayvec::ArrayVec;
+use wire::Tag;
 
 use crate::{BURST, Delivery, DropReason, PortId, Tally};
 
@@ -43,6 +46,17 @@ impl Lists {
         {
             d.tally.dropped(DropReason::RingFull);
         }
+    }
+
+    /// Adds a delivery for each of the frames `frames`.
+    #[inline]
+    pub(crate) fn put_run(&mut self, port: PortId, frames: Range<u8>, tag: Option<Tag>) {
+        let Some(d) = self.touch(port) else { return };
+        // As many fit as a burst has frames, and each is put once.
+        let room = d.deliveries.remaining_capacity();
+        let too_many = frames.len().saturating_sub(room);
+        d.deliveries.extend(frames.take(room).map(|frame| Delivery { frame, tag }));
+        (0..too_many).for_each(|_| d.tally.dropped(DropReason::RingFull));
     }
 
     /// Counts a frame that the port refuses before it is even offered to its ring.

@@ -38,7 +38,7 @@ mod virtq;
 mod virtq_driver;
 
 pub use dma::{Access, DmaError, DmaMap, Hint, MAX_MAPPINGS, MapError, Mapping};
-pub use memtable::{MAX_SPANS, MemTable, Span, SpanHint};
+pub use memtable::{Lookup, MAX_SPANS, MemTable, Span, SpanHint};
 pub use page::SharedPage;
 pub use region::Region;
 pub use ring::Ring;

@@ -44,6 +44,34 @@ unsafe impl Send for MemTable {}
 // SAFETY: as above.
 unsafe impl Sync for MemTable {}
 
+/// Looks up buffer after buffer, mostly in the same span: that one is at hand.
+pub struct Lookup<'m, 'h> {
+    table: &'m MemTable,
+    hint: &'h mut SpanHint,
+    at_hand: Place,
+}
+
+impl<'m> Lookup<'m, '_> {
+    /// The `len` bytes from guest address `guest`; `None` when they do not all lie in one span.
+    #[inline(always)]
+    pub fn whole(&mut self, guest: u64, len: u32) -> Option<Slice<'m>> {
+        let offset = guest.wrapping_sub(self.at_hand.guest);
+        if offset < self.at_hand.len && u64::from(len) <= self.at_hand.len - offset {
+            // SAFETY: offset..offset + len lies in a span of the table, whose mapping it keeps while it is borrowed, and
+            // which is writable, as `with` checked.
+            return Some(unsafe { Slice::from_raw(self.at_hand.base.add(offset as usize), len as usize, true) });
+        }
+        self.elsewhere(guest, len)
+    }
+
+    #[cold]
+    fn elsewhere(&mut self, guest: u64, len: u32) -> Option<Slice<'m>> {
+        let whole = self.table.prefix(self.hint, guest, len).filter(|piece| piece.len() == len as usize);
+        self.at_hand = self.table.at_hand(self.hint);
+        whole
+    }
+}
+
 /// The place of the last hit; give each user of a table its own. Any value is safe.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct SpanHint(usize);
@@ -102,6 +130,17 @@ impl MemTable {
             Place { guest: s.guest, len: s.len, base }
         };
         MemTable { places: spans.iter().map(place).collect(), spans }
+    }
+
+    /// A lookup that starts with the span of the last hit.
+    #[inline]
+    pub fn lookup<'h>(&self, hint: &'h mut SpanHint) -> Lookup<'_, 'h> {
+        Lookup { table: self, at_hand: self.at_hand(hint), hint }
+    }
+
+    #[inline]
+    fn at_hand(&self, hint: &SpanHint) -> Place {
+        self.places.get(hint.0).copied().unwrap_or(Place { guest: 0, len: 0, base: std::ptr::null_mut() })
     }
 
     #[inline]

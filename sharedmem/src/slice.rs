@@ -1,7 +1,7 @@
 //! A bounded window onto shared bytes.
 
 use std::marker::PhantomData;
-use std::ptr;
+use std::ptr::{self, NonNull};
 use std::sync::atomic::{AtomicU8, AtomicU16, AtomicU32, AtomicU64, Ordering};
 
 /// Bytes of [`Slice::read_head`] and [`Slice::write_head`]: a cache line.
@@ -11,11 +11,14 @@ pub const HEAD: usize = 64;
 /// from the region or map it was cut from.
 #[derive(Clone, Copy, Debug)]
 pub struct Slice<'m> {
-    ptr: *mut u8,
-    len: u32,
-    writable: bool,
+    ptr: NonNull<u8>,
+    /// Length in bytes, and [`WRITABLE`]: with the pointer two words, which travel in registers.
+    shape: u64,
     owner: PhantomData<&'m ()>,
 }
+
+/// Set beside the length when stores and copies into the window are allowed.
+const WRITABLE: u64 = 1 << 32;
 
 // SAFETY: a Slice is an address range kept mapped by the borrow 'm; access is by raw copies and
 // atomics only.
@@ -38,7 +41,7 @@ macro_rules! word {
         #[inline]
         pub fn $store(&self, offset: usize, value: $int) -> bool {
             let Some(p) = self.word_at(offset, $bytes) else { return false };
-            if !self.writable {
+            if !self.writable() {
                 return false;
             }
             // SAFETY: as for the load, and the mapping is writable.
@@ -54,35 +57,49 @@ impl<'m> Slice<'m> {
     #[inline]
     pub(crate) unsafe fn from_raw(ptr: *mut u8, len: usize, writable: bool) -> Slice<'m> {
         debug_assert!(u32::try_from(len).is_ok());
-        Slice { ptr, len: len as u32, writable, owner: PhantomData }
+        let shape = u64::from(len as u32) | if writable { WRITABLE } else { 0 };
+        // SAFETY: mapped memory is not at address 0.
+        Slice { ptr: unsafe { NonNull::new_unchecked(ptr) }, shape, owner: PhantomData }
+    }
+
+    #[inline(always)]
+    fn as_ptr(&self) -> *mut u8 {
+        self.ptr.as_ptr()
     }
 
     /// Length in bytes.
     #[inline]
     pub fn len(&self) -> usize {
-        self.len as usize
+        self.shape as u32 as usize
     }
 
     /// True when there are no bytes.
     #[inline]
     pub fn is_empty(&self) -> bool {
-        self.len == 0
+        self.len() == 0
     }
 
     /// True when stores and copies into it are allowed.
     #[inline]
     pub fn writable(&self) -> bool {
-        self.writable
+        self.shape & WRITABLE != 0
     }
 
     /// The part from `offset`, `len` bytes long; `None` when it does not fit.
-    #[inline]
+    #[inline(always)]
     pub fn sub(&self, offset: usize, len: usize) -> Option<Slice<'m>> {
         if offset.checked_add(len)? > self.len() {
             return None;
         }
         // SAFETY: a part of a window that is valid for 'm.
-        Some(unsafe { Slice::from_raw(self.ptr.add(offset), len, self.writable) })
+        let ptr = unsafe { self.ptr.add(offset) };
+        Some(Slice { ptr, shape: self.shape & WRITABLE | len as u64, owner: PhantomData })
+    }
+
+    /// All from `offset` on; `None` when it is not that long.
+    #[inline(always)]
+    pub fn after(&self, offset: usize) -> Option<Slice<'m>> {
+        self.sub(offset, self.len().checked_sub(offset)?)
     }
 
     /// Copies `out.len()` bytes from `offset` out of the window; false (and nothing copied) when
@@ -92,7 +109,7 @@ impl<'m> Slice<'m> {
         let Some(part) = self.sub(offset, out.len()) else { return false };
         // SAFETY: part is mapped for out.len() bytes; out is our own memory and cannot overlap a
         // mapping that is only reachable through raw pointers.
-        unsafe { ptr::copy_nonoverlapping(part.ptr, out.as_mut_ptr(), out.len()) };
+        unsafe { ptr::copy_nonoverlapping(part.as_ptr(), out.as_mut_ptr(), out.len()) };
         true
     }
 
@@ -101,11 +118,11 @@ impl<'m> Slice<'m> {
     #[inline]
     pub fn write_at(&self, offset: usize, data: &[u8]) -> bool {
         let Some(part) = self.sub(offset, data.len()) else { return false };
-        if !self.writable {
+        if !self.writable() {
             return false;
         }
         // SAFETY: as for read_at, and the mapping is writable.
-        unsafe { ptr::copy_nonoverlapping(data.as_ptr(), part.ptr, data.len()) };
+        unsafe { ptr::copy_nonoverlapping(data.as_ptr(), part.as_ptr(), data.len()) };
         true
     }
 
@@ -115,7 +132,7 @@ impl<'m> Slice<'m> {
     pub fn read_head(&self, out: &mut [u8; HEAD]) -> usize {
         let n = self.len().min(HEAD);
         // SAFETY: the window is mapped for n bytes, and `out` holds HEAD and is our own memory.
-        unsafe { copy_short(self.ptr, out.as_mut_ptr(), n) };
+        unsafe { copy_short(self.as_ptr(), out.as_mut_ptr(), n) };
         n
     }
 
@@ -123,11 +140,26 @@ impl<'m> Slice<'m> {
     /// fit, `n` is more than [`HEAD`], or the window is read-only.
     #[inline]
     pub fn write_head(&self, head: &[u8; HEAD], n: usize) -> bool {
-        if n > HEAD || n > self.len() || !self.writable {
+        if n > HEAD || n > self.len() || !self.writable() {
             return false;
         }
         // SAFETY: both are good for n bytes, the window is writable, and `head` is our own memory.
-        unsafe { copy_short(head.as_ptr(), self.ptr, n) };
+        unsafe { copy_short(head.as_ptr(), self.as_ptr(), n) };
+        true
+    }
+
+    /// Writes `prefix` and then the first `n` bytes of `head` to the start of the window; false (and nothing written) when
+    /// they do not fit, `n` is more than [`HEAD`], or the window is read-only.
+    #[inline(always)]
+    pub fn write_prefixed<const P: usize>(&self, prefix: &[u8; P], head: &[u8; HEAD], n: usize) -> bool {
+        if n > HEAD || P + n > self.len() || !self.writable() {
+            return false;
+        }
+        // SAFETY: the window is writable for P + n bytes, n at most HEAD; both sources are our own memory.
+        unsafe {
+            ptr::copy_nonoverlapping(prefix.as_ptr(), self.as_ptr(), P);
+            copy_short(head.as_ptr(), self.as_ptr().add(P), n);
+        }
         true
     }
 
@@ -136,19 +168,19 @@ impl<'m> Slice<'m> {
     /// read-only.
     #[inline]
     pub fn copy_to(&self, to: &Slice<'_>) -> usize {
-        if !to.writable {
+        if !to.writable() {
             return 0;
         }
         let n = self.len().min(to.len());
         // SAFETY: both are mapped for n bytes; ptr::copy allows overlap.
-        unsafe { ptr::copy(self.ptr, to.ptr, n) };
+        unsafe { ptr::copy(self.as_ptr(), to.as_ptr(), n) };
         n
     }
 
     /// As [`Slice::copy_to`], and forms the big-endian 16-bit ones' complement sum of the bytes
     /// copied on the way (each byte is read once). Returns the count and the folded sum.
     pub fn copy_to_sum(&self, to: &Slice<'_>) -> (usize, u16) {
-        if !to.writable {
+        if !to.writable() {
             return (0, 0);
         }
         let n = self.len().min(to.len());
@@ -157,8 +189,8 @@ impl<'m> Slice<'m> {
         while at + 8 <= n {
             // SAFETY: at + 8 <= n, within both windows; unaligned copies of plain integers.
             let word = unsafe {
-                let word = ptr::read_unaligned(self.ptr.add(at).cast::<u64>());
-                ptr::write_unaligned(to.ptr.add(at).cast::<u64>(), word);
+                let word = ptr::read_unaligned(self.as_ptr().add(at).cast::<u64>());
+                ptr::write_unaligned(to.as_ptr().add(at).cast::<u64>(), word);
                 word
             };
             acc += (word & 0xffff_ffff) + (word >> 32);
@@ -169,8 +201,8 @@ impl<'m> Slice<'m> {
         if rest > 0 {
             // SAFETY: the last n - at bytes of both windows; tail is 8 bytes and rest < 8.
             unsafe {
-                ptr::copy_nonoverlapping(self.ptr.add(at), tail.as_mut_ptr(), rest);
-                ptr::copy_nonoverlapping(tail.as_ptr(), to.ptr.add(at), rest);
+                ptr::copy_nonoverlapping(self.as_ptr().add(at), tail.as_mut_ptr(), rest);
+                ptr::copy_nonoverlapping(tail.as_ptr(), to.as_ptr().add(at), rest);
             }
             let word = u64::from_ne_bytes(tail);
             acc += (word & 0xffff_ffff) + (word >> 32);
@@ -203,7 +235,7 @@ impl<'m> Slice<'m> {
         #[cfg(target_arch = "x86_64")]
         // SAFETY: prefetch never faults, whatever the address.
         unsafe {
-            std::arch::x86_64::_mm_prefetch(self.ptr.cast(), std::arch::x86_64::_MM_HINT_T0);
+            std::arch::x86_64::_mm_prefetch(self.as_ptr().cast(), std::arch::x86_64::_MM_HINT_T0);
         }
     }
 
@@ -220,7 +252,7 @@ impl<'m> Slice<'m> {
             return None;
         }
         // SAFETY: within the window.
-        let p = unsafe { self.ptr.add(offset) };
+        let p = unsafe { self.as_ptr().add(offset) };
         (p as usize).is_multiple_of(bytes).then_some(p)
     }
 
@@ -244,13 +276,11 @@ unsafe fn copy_short(from: *const u8, to: *mut u8, n: usize) {
         if n == HEAD {
             ptr::copy_nonoverlapping(from.cast::<[u8; HEAD]>(), to.cast(), 1);
         } else if n >= 32 {
-            let (first, last) = (ptr::read(from.cast::<Half>()), ptr::read(from.add(n - 32).cast::<Half>()));
-            ptr::write(to.cast(), first);
-            ptr::write(to.add(n - 32).cast(), last);
+            ptr::copy_nonoverlapping(from.cast::<Half>(), to.cast(), 1);
+            ptr::copy_nonoverlapping(from.add(n - 32).cast::<Half>(), to.add(n - 32).cast(), 1);
         } else if n >= 16 {
-            let (first, last) = (ptr::read(from.cast::<Quarter>()), ptr::read(from.add(n - 16).cast::<Quarter>()));
-            ptr::write(to.cast(), first);
-            ptr::write(to.add(n - 16).cast(), last);
+            ptr::copy_nonoverlapping(from.cast::<Quarter>(), to.cast(), 1);
+            ptr::copy_nonoverlapping(from.add(n - 16).cast::<Quarter>(), to.add(n - 16).cast(), 1);
         } else {
             ptr::copy_nonoverlapping(from, to, n);
         }

@@ -10,6 +10,7 @@
 //!          event areas  offset and wrap:16 flags:16              driver's and device's
 //! ```
 
+use std::ptr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU16, AtomicU32, AtomicU64, Ordering};
 
@@ -179,6 +180,37 @@ impl SplitRing {
         u16::from_le(unsafe { self.avail.u16(4 + 2 * at) }.load(Ordering::Relaxed))
     }
 
+    /// The heads the driver made available from `start` on, as many as `out` holds; at most the ring's size of them are
+    /// written.
+    #[inline]
+    pub fn avail_run(&self, start: u16, out: &mut [u16]) {
+        let (at, n) = (usize::from(start & self.mask), out.len().min(usize::from(self.size())));
+        let first = n.min(usize::from(self.size()) - at);
+        // SAFETY: at + first and n - first are at most the size, and the area holds 6 + 2 * size bytes; `out` holds n and is
+        // our own memory.
+        unsafe {
+            let ring = self.avail.base.add(4).cast::<u16>();
+            ptr::copy_nonoverlapping(ring.add(at), out.as_mut_ptr(), first);
+            ptr::copy_nonoverlapping(ring, out.as_mut_ptr().add(first), n - first);
+        }
+        out.iter_mut().for_each(|head| *head = u16::from_le(*head));
+    }
+
+    /// Writes used elements of no bytes for `heads`, from `start` on.
+    #[inline]
+    pub fn set_used_run(&self, start: u16, heads: &[u16]) {
+        let at = usize::from(start & self.mask);
+        let (first, rest) = heads.split_at(heads.len().min(usize::from(self.size()) - at));
+        for (at, heads) in [(at, first), (0, rest)] {
+            for (n, head) in heads.iter().take(usize::from(self.size())).enumerate() {
+                // SAFETY: at + n is below the size, and the area holds 6 + 8 * size bytes.
+                let element = unsafe { self.used.base.add(4 + 8 * (at + n)).cast::<u64>() };
+                // SAFETY: as above. The driver reads it after the next `set_used_idx`.
+                unsafe { element.write_unaligned(u64::from(*head).to_le()) };
+            }
+        }
+    }
+
     /// Where the driver wants to be notified (event index).
     #[inline]
     pub fn used_event(&self) -> u16 {
@@ -206,10 +238,10 @@ impl SplitRing {
     #[inline(always)]
     pub fn set_used(&self, index: u16, id: u16, len: u32) {
         let at = usize::from(index & self.mask);
-        // SAFETY: at is below the size, and the area holds 6 + 8 * size bytes and is 4-byte aligned.
-        let (to_id, to_len) = unsafe { (self.used.u32(4 + 8 * at), self.used.u32(8 + 8 * at)) };
-        to_id.store(u32::from(id).to_le(), Ordering::Relaxed);
-        to_len.store(len.to_le(), Ordering::Relaxed);
+        let element = u64::from(id) | u64::from(len) << 32;
+        // SAFETY: at is below the size, and the area holds 6 + 8 * size bytes; the driver reads it after the next
+        // `set_used_idx`.
+        unsafe { self.used.base.add(4 + 8 * at).cast::<u64>().write_unaligned(element.to_le()) };
     }
 
     /// The device's index, as it stands in memory.

@@ -1,7 +1,7 @@
 //! Descriptor chains: from a head to pieces of guest memory.
 
 use arrayvec::ArrayVec;
-use sharedmem::{MemTable, Slice, SpanHint, SplitRing, VirtqDesc};
+use sharedmem::{Lookup, MemTable, Slice, SpanHint, SplitRing, VirtqDesc};
 
 const NEXT: u16 = 1;
 const WRITE: u16 = 2;
@@ -94,10 +94,10 @@ fn add<'m, const N: usize>(
 }
 
 /// The chain of one descriptor, when it is that: the common case, without a walk.
-#[inline]
-pub fn single<'m>(table: &'m MemTable, hint: &mut SpanHint, desc: &VirtqDesc, writable: bool) -> Option<Slice<'m>> {
+#[inline(always)]
+pub fn single<'m>(lookup: &mut Lookup<'m, '_>, desc: &VirtqDesc, writable: bool) -> Option<Slice<'m>> {
     if desc.flags != if writable { WRITE } else { 0 } {
         return None;
     }
-    table.prefix(hint, desc.addr, desc.len).filter(|piece| piece.len() == desc.len as usize)
+    lookup.whole(desc.addr, desc.len)
 }

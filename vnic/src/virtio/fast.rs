@@ -4,21 +4,23 @@ use std::sync::PoisonError;
 
 use arrayvec::ArrayVec;
 use dataplane::{BURST, Burst, Delivery, Frame, Tally, VNET_LEN};
-use sharedmem::{Slice, SpanHint};
+use sharedmem::{MemTable, Slice, SpanHint, SplitRing};
 
 use super::chain::single;
 use super::rx::{HEADER, Path};
 
-/// A plain frame and the buffer reserved for it.
-struct Pair<'m, 'b> {
-    frame: &'b Frame,
-    /// The whole buffer, header and all.
-    room: Slice<'m>,
-    head: u16,
-}
+/// Plain frames, and for each the whole buffer reserved for it, header and all.
+type Pairs<'m, 'b> = ArrayVec<(&'b Frame, Slice<'m>), BURST>;
 
-/// The header of a frame nothing is said of, in one buffer.
-const PLAIN_HEADER: [u8; HEADER] = [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1, 0];
+/// The header, `P` bytes long, of a frame nothing is said of: all zeros but the count of buffers in the longer one.
+#[inline(always)]
+fn plain_header<const P: usize>() -> [u8; P] {
+    let mut header = [0; P];
+    if let Some(buffers) = header.get_mut(VNET_LEN) {
+        *buffers = 1;
+    }
+    header
+}
 
 impl<'a> Path<'a> {
     /// The fast lane: plain frames from the start of `list`, each into a buffer of one descriptor that holds it. Returns
@@ -26,36 +28,30 @@ impl<'a> Path<'a> {
     /// when the ring is empty.
     #[inline]
     pub(super) fn deliver_plain(&self, burst: &Burst<'_>, list: &[Delivery], tally: &mut Tally) -> (usize, bool) {
-        let ring = &self.queue.ring;
-        let mut pairs: ArrayVec<Pair<'_, '_>, BURST> = ArrayVec::new();
-        let start = self.reserve_plain(burst, list, &mut pairs);
-        let mut bytes = 0;
-        for (n, pair) in pairs.iter().enumerate() {
-            let len = pair.frame.len();
-            // Neither can fail: the room was measured when it was reserved.
-            let told =
-                pair.room.write_at(0, if self.header == HEADER { &PLAIN_HEADER } else { &PLAIN_HEADER[..VNET_LEN] });
-            let frame = pair.room.sub(self.header, len);
-            let _ = told && frame.is_some_and(|room| burst.write_plain(pair.frame, &room, false));
-            ring.set_used(start.wrapping_add(n as u16), pair.head, (self.header + len) as u32);
-            bytes += len;
-        }
+        let (mut heads, mut pairs) = ([0; BURST], ArrayVec::new());
+        let start = self.reserve_plain(burst, list, &mut heads, &mut pairs);
         if pairs.is_empty() {
             return (0, false);
         }
+        let bytes = if self.header == HEADER {
+            fill_plain::<HEADER>(&self.queue.ring, burst, start, &heads, &pairs)
+        } else {
+            fill_plain::<VNET_LEN>(&self.queue.ring, burst, start, &heads, &pairs)
+        };
         tally.delivered_all(pairs.len(), bytes);
         (pairs.len(), self.finish(start, pairs.len() as u16))
     }
 
-    /// Reserves a buffer for each frame, as long as all is plain. Returns where the reservation starts.
+    /// Reserves a buffer for each frame, as long as all is plain; returns where they start.
     #[inline]
     fn reserve_plain<'b>(
         &self,
         burst: &'b Burst<'_>,
         list: &[Delivery],
-        pairs: &mut ArrayVec<Pair<'a, 'b>, BURST>,
+        heads: &mut [u16; BURST],
+        pairs: &mut Pairs<'a, 'b>,
     ) -> u16 {
-        let (ring, table) = (&self.queue.ring, &*self.active.table);
+        let ring = &self.queue.ring;
         let mut positions = self.queue.state.positions.lock().unwrap_or_else(PoisonError::into_inner);
         let start = positions.next;
         let wanted = list.len().min(BURST) as u16;
@@ -68,21 +64,54 @@ impl<'a> Path<'a> {
                 there = avail.wrapping_sub(start);
             }
         }
-        let there = there.min(wanted);
-        for n in 0..there {
-            ring.prefetch(ring.avail(start.wrapping_add(n)));
-        }
-        let mut hint = SpanHint::default();
-        for (n, delivery) in list.iter().take(usize::from(there)).enumerate() {
-            let Some(frame) = burst.plain(delivery) else { break };
-            let head = ring.avail(start.wrapping_add(n as u16));
-            let room = ring.desc(head).and_then(|desc| single(table, &mut hint, &desc, true));
-            let Some(room) = room.filter(|room| room.len() >= frame.len() + self.header) else { break };
-            room.prefetch_write();
-            // Cannot fail: not more than a burst are taken.
-            let _ = pairs.try_push(Pair { frame, room, head });
-        }
+        let heads = &mut heads[..usize::from(there.min(wanted))];
+        ring.avail_run(start, heads);
+        heads.iter().for_each(|head| ring.prefetch(*head));
+        rooms(ring, &self.active.table, burst, list, heads, self.header, pairs);
         positions.next = start.wrapping_add(pairs.len() as u16);
         start
     }
+}
+
+/// The frames of `list`, as long as they are plain and the buffers of `heads` hold them in one piece.
+#[inline(never)]
+fn rooms<'m, 'b>(
+    ring: &SplitRing,
+    table: &'m MemTable,
+    burst: &'b Burst<'_>,
+    list: &[Delivery],
+    heads: &[u16],
+    header: usize,
+    pairs: &mut Pairs<'m, 'b>,
+) {
+    let mut hint = SpanHint::default();
+    let mut lookup = table.lookup(&mut hint);
+    for (delivery, head) in list.iter().zip(heads) {
+        let Some(frame) = burst.plain(delivery) else { break };
+        let Some(room) = ring.desc(*head).and_then(|desc| single(&mut lookup, &desc, true)) else { break };
+        room.prefetch_write();
+        if room.len() < frame.len() + header || pairs.try_push((frame, room)).is_err() {
+            break;
+        }
+    }
+}
+
+/// Writes header, frame and used entry of each; returns the bytes of the frames. `P` is the length of the header.
+#[inline(never)]
+fn fill_plain<const P: usize>(
+    ring: &SplitRing,
+    burst: &Burst<'_>,
+    start: u16,
+    heads: &[u16; BURST],
+    pairs: &[(&Frame, Slice<'_>)],
+) -> usize {
+    let (header, mut index, mut bytes) = (plain_header::<P>(), start, 0);
+    for ((frame, room), head) in pairs.iter().zip(heads) {
+        // Cannot fail: the room was measured when it was reserved.
+        let _ = burst.write_plain(frame, &header, room, false);
+        ring.set_used(index, *head, (P + frame.len()) as u32);
+        index = index.wrapping_add(1);
+        bytes += frame.len();
+    }
+    bytes
 }

@@ -303,7 +303,7 @@ impl<'a> Path<'a> {
     #[inline]
     fn pieces_of(&self, head: u16, hint: &mut SpanHint, batch: &mut Batch<'a>) -> Option<u32> {
         let (ring, table) = (&self.queue.ring, &*self.active.table);
-        if let Some(piece) = ring.desc(head).and_then(|desc| single(table, hint, &desc, true)) {
+        if let Some(piece) = ring.desc(head).and_then(|desc| single(&mut table.lookup(hint), &desc, true)) {
             piece.prefetch();
             let _ = batch.pieces.try_push(piece);
             return Some(piece.len() as u32).filter(|room| *room > 0);

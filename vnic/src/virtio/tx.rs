@@ -94,83 +94,80 @@ fn serve(
 ) -> usize {
     let (ring, table) = (&queue.ring, &*active.table);
     let header = header_len(active.features);
-    let mut burst = Burst::new();
-    let heads = heads(ring, next, waiting);
+    let mut heads = [0; BURST];
+    let heads = &mut heads[..usize::from(waiting).min(BURST)];
+    ring.avail_run(next, heads);
     // Descriptors and first lines of the whole burst are asked for before any is read.
-    let firsts = firsts(ring, table, hint, &heads);
-    let mut taken = 0;
-    for (head, first) in heads.iter().zip(&firsts) {
-        if !burst.has_room() {
-            break;
-        }
-        match first {
-            Some(piece) => plain(&mut burst, piece, header),
-            None => any(&mut burst, ring, table, hint, *head, header),
-        }
-        taken += 1;
-    }
+    heads.iter().for_each(|head| ring.prefetch(*head));
+    let mut pieces = [None; BURST];
+    firsts(ring, table, hint, heads, &mut pieces);
+    let firsts = &pieces[..heads.len()];
+    let mut burst = Burst::new();
+    let taken = gather(&mut burst, ring, table, hint, heads, firsts, header);
     sink.forward(&burst);
     drop(burst);
-    for (at, head) in heads.iter().take(usize::from(taken)).enumerate() {
-        ring.set_used(next.wrapping_add(at as u16), *head, 0);
-    }
-    let after = next.wrapping_add(taken);
+    ring.set_used_run(next, &heads[..taken]);
+    let after = next.wrapping_add(taken as u16);
     ring.set_used_idx(after);
     queue.state.next.store(after, Ordering::Relaxed);
     if wants_interrupt(ring, active.features & features::EVENT_IDX != 0, next, after) {
         card.interrupts.raise(pair * 2 + 1);
     }
-    usize::from(taken)
+    taken
 }
 
-/// The heads of the chains that wait, a burst at most, their descriptors on the way to the cache.
-#[inline]
-fn heads(ring: &SplitRing, next: u16, waiting: u16) -> ArrayVec<u16, BURST> {
-    let mut heads = ArrayVec::new();
-    for at in 0..waiting.min(BURST as u16) {
-        let head = ring.avail(next.wrapping_add(at));
-        ring.prefetch(head);
-        // Cannot fail: not more than there is room for are taken.
-        let _ = heads.try_push(head);
+/// Puts the frames of the chains on the burst, as many as it has room for; returns how many.
+#[inline(never)]
+fn gather<'m>(
+    burst: &mut Burst<'m>,
+    ring: &SplitRing,
+    table: &'m MemTable,
+    hint: &mut SpanHint,
+    heads: &[u16],
+    firsts: &[Option<Slice<'m>>],
+    header: usize,
+) -> usize {
+    // Frames in one piece always fit; after another kind it has to be asked.
+    let (mut taken, mut crowded) = (0, false);
+    for (head, first) in heads.iter().zip(firsts) {
+        if crowded && !burst.has_room() {
+            break;
+        }
+        match first.filter(|piece| asks_nothing(piece)).and_then(|piece| piece.after(header)) {
+            Some(frame) => burst.push_plain(frame),
+            None => {
+                any(burst, ring, table, hint, *head, header);
+                crowded = true;
+            }
+        }
+        taken += 1;
     }
-    heads
+    taken
 }
 
 /// The memory of each chain that is one descriptor, its first line on the way to the cache.
-#[inline]
+#[inline(never)]
 fn firsts<'m>(
     ring: &SplitRing,
     table: &'m MemTable,
     hint: &mut SpanHint,
     heads: &[u16],
-) -> ArrayVec<Option<Slice<'m>>, BURST> {
-    let mut firsts = ArrayVec::new();
-    for head in heads {
-        let piece = ring.desc(*head).and_then(|desc| single(table, hint, &desc, false));
-        if let Some(piece) = &piece {
+    pieces: &mut [Option<Slice<'m>>; BURST],
+) {
+    let mut lookup = table.lookup(hint);
+    for (head, first) in heads.iter().zip(pieces) {
+        *first = ring.desc(*head).and_then(|desc| single(&mut lookup, &desc, false));
+        if let Some(piece) = first {
             piece.prefetch();
         }
-        let _ = firsts.try_push(piece);
     }
-    firsts
 }
 
-/// A frame in one piece with its header before it.
-#[inline]
-fn plain<'m>(burst: &mut Burst<'m>, piece: &Slice<'m>, header: usize) {
-    let len = piece.len().saturating_sub(header);
-    let mut bytes = [0; VNET_LEN];
-    match piece.sub(header, len) {
-        Some(frame) if piece.read_at(0, &mut bytes) => {
-            // Nothing asked: neither flags nor a segment type.
-            if bytes[0] == 0 && bytes[1] == 0 {
-                burst.push(&[frame], None, Offload::default());
-            } else {
-                push(burst, &[frame], bytes);
-            }
-        }
-        _ => burst.reject(DropReason::BadDescriptor, len),
-    }
+/// True when the header at the start of `piece` asks for nothing: neither flags nor a segment type.
+#[inline(always)]
+fn asks_nothing(piece: &Slice<'_>) -> bool {
+    let mut bytes = [0; 2];
+    piece.read_at(0, &mut bytes) && bytes == [0, 0]
 }
 
 /// Any frame: the header may be split from it, and it from itself.

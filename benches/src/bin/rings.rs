@@ -1,0 +1,17 @@
+//! rings SIZE TURNS: runs that many turns between two virtio cards, for a profiler (`--toggle-collect=*Rings*turn*`).
+use benches::Rings;
+
+fn main() {
+    let arg = |n: usize, default: usize| std::env::args().nth(n).and_then(|a| a.parse().ok()).unwrap_or(default);
+    let mut rings = Rings::new(arg(1, 60));
+    let mut frames = 0;
+    let mut spent = std::time::Duration::ZERO;
+    for _ in 0..arg(2, 1000) {
+        rings.fill();
+        let start = std::time::Instant::now();
+        frames += rings.turn();
+        spent += start.elapsed();
+    }
+    let ns = spent.as_nanos() as f64 / frames.max(1) as f64;
+    println!("{frames} frames, {ns:.1} ns each, accounted: {:?}", rings.delivered());
+}
