@@ -8,8 +8,8 @@ use std::sync::atomic::AtomicBool;
 use arc_swap::ArcSwapOption;
 use arrayvec::ArrayVec;
 use dataplane::{
-    BURST, Counters, Ingress, IngressSlot, Multicast, PortEntry, PortId, PortState, Role, RxFilter, Snapshot, VnicRole,
-    Worker, Workers,
+    Address, BURST, Counters, Ingress, IngressSlot, Learned, Multicast, PortEntry, PortId, PortState, Role, RxFilter,
+    Seconds, Snapshot, VnicRole, Worker, Workers,
 };
 use portgroups::{Policy, Security, VlanMode};
 use sharedmem::{DriverRing, MemTable, Region, Span, SplitRing};
@@ -48,20 +48,33 @@ pub struct Rings {
     receiver: Guest,
 }
 
-fn mac(index: u8) -> Mac {
-    Mac([0x00, 0x50, 0x56, 0, 0, index])
+/// The VLAN of both.
+const VLAN: u16 = 10;
+
+/// Of guest `index`: its own address, and those of the stations behind it.
+fn mac(index: u8, station: u16) -> Mac {
+    let [high, low] = station.to_be_bytes();
+    Mac([0x00, 0x50, 0x56, index, high, low])
 }
 
 impl Rings {
-    /// Frames of `frame` bytes without the CRC.
+    /// Frames of `frame` bytes without the CRC, from `macs` addresses behind the first guest to as many behind the second,
+    /// which are learnt when it is more than one.
     ///
     /// # Panics
     /// When memory cannot be had: a bench has no use for less.
-    pub fn new(frame: usize) -> Rings {
+    pub fn new(frame: usize, macs: u16) -> Rings {
         let workers = Workers::new(1, Snapshot::new(Vec::new(), 1500));
-        let (first, sender) = port(0, frame);
-        let (second, receiver) = port(1, frame);
-        workers.publish(Snapshot::new(vec![first, second], 1500));
+        let (first, sender) = port(0, frame, macs);
+        let (second, receiver) = port(1, frame, macs);
+        let mut snapshot = Snapshot::new(vec![first, second], 1500);
+        if macs > 1 {
+            let learned = Learned::new();
+            (0..macs)
+                .for_each(|n| _ = learned.learn(&learned.probe(Address::new(VLAN, mac(1, n))), PortId(1), Seconds(0)));
+            snapshot = snapshot.with_learned(Arc::new(learned));
+        }
+        workers.publish(snapshot);
         Rings { worker: workers.worker(0).expect("the one worker"), sender, receiver }
     }
 
@@ -99,7 +112,7 @@ fn layout() -> (usize, usize) {
     (ring, 2 * ring + 2 * usize::from(RING) * BUFFER)
 }
 
-fn port(index: u8, frame: usize) -> (PortEntry, Guest) {
+fn port(index: u8, frame: usize, macs: u16) -> (PortEntry, Guest) {
     let (ring_bytes, bytes) = layout();
     let file = tempfile::tempfile().expect("a file");
     file.set_len(bytes as u64).expect("its length");
@@ -112,12 +125,12 @@ fn port(index: u8, frame: usize) -> (PortEntry, Guest) {
         (End { ring, avail: 0, seen: 0 }, device)
     };
     let ((tx, tx_ring), (rx, rx_ring)) = (end(0), end(ring_bytes));
-    let mut bytes = [0u8; HEADER].to_vec();
-    bytes.extend([&mac(1 - index).0[..], &mac(index).0, &[0x08, 0x00]].concat());
-    bytes.resize(HEADER + frame, 0x5a);
     let buffers = 2 * ring_bytes;
     for at in 0..RING {
         let place = buffers + usize::from(at) * BUFFER;
+        let mut bytes = [0u8; HEADER].to_vec();
+        bytes.extend([&mac(1 - index, at % macs).0[..], &mac(index, at % macs).0, &[0x08, 0x00]].concat());
+        bytes.resize(HEADER + frame, 0x5a);
         assert!(region.slice(place, bytes.len()).expect("a buffer").write_at(0, &bytes));
         tx.ring.write_desc(at, place as u64, bytes.len() as u32, 0, 0);
         rx.ring.write_desc(at, (place + usize::from(RING) * BUFFER) as u64, BUFFER as u32, WRITE, 0);
@@ -137,14 +150,14 @@ fn port(index: u8, frame: usize) -> (PortEntry, Guest) {
     active.rx[0] = Some(RxQueue { ring: rx_ring, state: Arc::new(RxState::new(0)) });
     active.receivers.push(0);
     let counters = Arc::new(Counters::new(1));
-    (entry(index, active, counters.clone()), Guest { tx, rx, counters })
+    (entry(index, active, macs > 1, counters.clone()), Guest { tx, rx, counters })
 }
 
-fn entry(index: u8, active: Active, counters: Arc<Counters>) -> PortEntry {
+fn entry(index: u8, active: Active, learning: bool, counters: Arc<Counters>) -> PortEntry {
     let state = Arc::new(PortState::new());
     state.set_connected(true);
     state.set_filter(RxFilter {
-        mac: Some(mac(index)),
+        mac: Some(mac(index, 0)),
         unicast: true,
         broadcast: true,
         multicast: Multicast::List(Vec::new()),
@@ -157,7 +170,8 @@ fn entry(index: u8, active: Active, counters: Arc<Counters>) -> PortEntry {
         kicks: Default::default(),
     });
     let queue: Box<dyn Ingress> = Box::new(TxQueue::new(card.clone(), 0));
-    let policy = Policy { vlan: VlanMode::Vst(10), security: Security::default(), mac: mac(index) };
+    let security = Security { learning, forged_transmits: learning, ..Security::default() };
+    let policy = Policy { vlan: VlanMode::Vst(VLAN), security, mac: mac(index, 0) };
     let placement = Placement { send: Choice::None, receive: Receive { group: Arc::new([]), unicast: Arc::new([]) } };
     PortEntry {
         id: PortId(index.into()),
@@ -176,8 +190,8 @@ mod tests {
 
     #[test]
     fn every_frame_of_every_turn_comes_out() {
-        for frame in [60, 508, 1514] {
-            let mut rings = Rings::new(frame);
+        for (frame, macs) in [(60, 1), (508, 256), (1514, 100)] {
+            let mut rings = Rings::new(frame, macs);
             let mut taken = 0;
             for _ in 0..100 {
                 rings.fill();

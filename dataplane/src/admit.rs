@@ -2,15 +2,21 @@
 
 use wire::{ETHERTYPE_VLAN, Mac, Tag, be16};
 
-use crate::snapshot::{PortEntry, Role, Snapshot, UplinkRole, VnicRole};
-use crate::{DropReason, Frame, Seconds};
+use crate::look::Look;
+use crate::snapshot::{Address, PortEntry, Role, Snapshot, UplinkRole, VnicRole};
+use crate::{DropReason, Frame};
 
 /// The domain (VLAN and priority) of a frame that came in by `port`.
 #[inline]
-pub(crate) fn admit(snapshot: &Snapshot, port: &PortEntry, now: Seconds, frame: &Frame) -> Result<Tag, DropReason> {
+pub(crate) fn admit(
+    snapshot: &Snapshot,
+    port: &PortEntry,
+    look: Option<&Look<'_>>,
+    frame: &Frame,
+) -> Result<Tag, DropReason> {
     match &port.role {
         Role::Vnic(vnic) => admit_vnic(snapshot, port, vnic, frame),
-        Role::Uplink(uplink) => admit_uplink(snapshot, *uplink, now, frame),
+        Role::Uplink(uplink) => admit_uplink(snapshot, *uplink, look, frame),
     }
 }
 
@@ -55,7 +61,12 @@ fn admit_vnic(snapshot: &Snapshot, port: &PortEntry, vnic: &VnicRole, frame: &Fr
     Ok(domain)
 }
 
-fn admit_uplink(snapshot: &Snapshot, uplink: UplinkRole, now: Seconds, frame: &Frame) -> Result<Tag, DropReason> {
+fn admit_uplink(
+    snapshot: &Snapshot,
+    uplink: UplinkRole,
+    look: Option<&Look<'_>>,
+    frame: &Frame,
+) -> Result<Tag, DropReason> {
     if !uplink.used {
         return Err(DropReason::UplinkUnused);
     }
@@ -63,9 +74,8 @@ fn admit_uplink(snapshot: &Snapshot, uplink: UplinkRole, now: Seconds, frame: &F
     check_hidden_tag(frame)?;
     let domain = frame.tag().unwrap_or(Tag(0));
     // One of our own guests' frames, flooded back in by the physical switch: every local port had it.
-    let (vid, src) = (domain.vid(), frame.src());
-    let learnt = || snapshot.learned().is_some_and(|learned| learned.lookup(vid, src, now).is_some());
-    if snapshot.lookup(vid, src).is_some() || learnt() {
+    let src = Address::from_number(domain.vid(), frame.key().src());
+    if snapshot.lookup(src).is_some() || look.is_some_and(|look| look.source().is_some()) {
         return Err(DropReason::Reflected);
     }
     Ok(domain)

@@ -17,8 +17,9 @@ use wire::ip::{TCP, Transport};
 use wire::{MIN_FRAME, TAG_LEN, Tag};
 
 use crate::Delivery;
+use crate::burst::Burst;
 use crate::copy::{Cursor, put_at};
-use crate::frame::{Burst, Csum, Frame, Gso, HEAD_MAX};
+use crate::frame::{Csum, Frame, Gso, HEAD_MAX};
 
 /// Most frames one segmentation may make; a request for more is `bad-offload`.
 pub const MAX_SEGMENTS: usize = 2048;

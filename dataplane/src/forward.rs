@@ -5,13 +5,14 @@
 //! was looked at a moment before. Such a [`Memo`] lives as long as the burst.
 
 use teaming::Choice;
-use wire::{Mac, Tag};
+use wire::Tag;
 
 use crate::admit::admit;
 use crate::lists::Lists;
-use crate::resolve::resolve;
-use crate::snapshot::{PortEntry, Role, Snapshot};
-use crate::{Burst, DropReason, Frame, PortId, Seconds, Sink};
+use crate::look::{Look, Looks};
+use crate::resolve::{Resolved, direct, resolve};
+use crate::snapshot::{Address, PortEntry, Role, Snapshot};
+use crate::{Burst, Delivery, DropReason, Frame, PortId, Seconds, Sink};
 
 /// Forwards what one port harvested.
 pub(crate) struct Forwarder<'a> {
@@ -42,15 +43,18 @@ impl Sink for Forwarder<'_> {
         let counters = &self.from.counters;
         let mut sums = Sums::default();
         let frames = burst.frames();
+        let mut looks = Looks::new(self.snapshot, self.from, self.now);
         let mut index = 0;
         while let Some(frame) = frames.get(index) {
             sums.bytes += frame.len() as u64;
-            let memo = self.decide(burst, index as u8, frame, &mut sums);
+            let memo = self.decide(burst, index as u8, frame, looks.at(index, frames), &mut sums);
             index += 1;
             if let Some(memo) = memo {
                 let alike = alike(frame, &frames[index..], self.snapshot.max_frame(), &mut sums);
-                self.lists.put_run(memo.to, index as u8..(index + alike) as u8, memo.out_tag);
-                index += alike;
+                if alike > 0 {
+                    self.lists.put_run(memo.to, index as u8..(index + alike) as u8, memo.out_tag);
+                    index += alike;
+                }
             }
         }
         for (reason, len) in burst.rejected() {
@@ -83,7 +87,14 @@ fn alike(frame: &Frame, rest: &[Frame], longest: usize, sums: &mut Sums) -> usiz
 impl Forwarder<'_> {
     /// Puts the frame on the lists of the ports it is for, or counts why there is none. Returns what may be
     /// remembered of it.
-    fn decide(&mut self, burst: &Burst<'_>, index: u8, frame: &Frame, sums: &mut Sums) -> Option<Memo> {
+    fn decide(
+        &mut self,
+        burst: &Burst<'_>,
+        index: u8,
+        frame: &Frame,
+        look: Option<&Look<'_>>,
+        sums: &mut Sums,
+    ) -> Option<Memo> {
         if let (Role::Uplink(_), Some(inbox)) = (&self.from.role, self.snapshot.inbox())
             && inbox.wants(frame)
         {
@@ -91,9 +102,13 @@ impl Forwarder<'_> {
             self.from.counters.count_in_drop(self.worker, DropReason::Beacon);
             return None;
         }
-        let verdict = admit(self.snapshot, self.from, self.now, frame).and_then(|domain| {
-            self.learn(domain.vid(), frame.src());
-            resolve(self.snapshot, self.from, self.now, index, frame, domain, self.lists)
+        let verdict = admit(self.snapshot, self.from, look, frame).and_then(|domain| {
+            self.learn(look, domain, frame);
+            if let Some((to, tag)) = direct(self.snapshot, self.from, look, frame, domain) {
+                self.lists.put(to.id, Delivery { frame: index, tag });
+                return Ok(Resolved { copies: 1, alone: Some((to.id, tag)) });
+            }
+            resolve(self.snapshot, self.from, look, index, frame, domain, self.lists)
         });
         match verdict {
             Ok(resolved) => {
@@ -112,13 +127,16 @@ impl Forwarder<'_> {
     /// Takes note of an address behind a port that learns. A port's own address needs no learning, and another's assigned
     /// one is not to be had.
     #[inline]
-    fn learn(&self, vid: u16, src: Mac) {
-        if let (Some(learned), Role::Vnic(vnic)) = (self.snapshot.learned(), &self.from.role)
+    fn learn(&self, look: Option<&Look<'_>>, domain: Tag, frame: &Frame) {
+        if let (Some(look), Role::Vnic(vnic)) = (look, &self.from.role)
             && vnic.policy.security.learning
-            && src != vnic.policy.mac
-            && self.snapshot.lookup(vid, src).is_none()
+            && frame.src() != vnic.policy.mac
         {
-            learned.learn(vid, src, self.from.id, self.now);
+            let assigned = || {
+                let src = Address::from_number(domain.vid(), frame.key().src());
+                self.snapshot.lookup(src).is_some()
+            };
+            look.learn(self.from.id, assigned);
         }
     }
 

@@ -1,11 +1,6 @@
 //! Frames in flight: heads read once, payload left where it is.
 
-use arrayvec::ArrayVec;
-use sharedmem::Slice;
-use wire::{ETH_HEADER, ETHERTYPE_VLAN, Mac, TAG_LEN, Tag, be16};
-
-use crate::DropReason;
-use crate::draft::{Draft, cut_tag};
+use wire::{ETH_HEADER, Mac, Tag};
 
 /// Frames per burst.
 pub const BURST: usize = 32;
@@ -17,8 +12,6 @@ pub const HEAD_PLAIN: usize = sharedmem::HEAD;
 pub const MAX_FRAME: usize = 65_535 + ETH_HEADER;
 /// Most memory pieces one frame may consist of.
 pub const MAX_FRAME_SLICES: usize = 64;
-/// Memory pieces one burst can hold.
-const BURST_SLICES: usize = 512;
 
 /// What is known of, or asked for, a frame's L4 checksum.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
@@ -62,20 +55,20 @@ pub struct Offload {
 pub struct Frame {
     /// Zeros beyond `head_len`: a short frame is padded by writing more of it.
     pub(crate) head: [u8; HEAD_PLAIN],
-    len: u32,
+    pub(crate) len: u32,
     /// The tag, with [`TAGGED`]; 0 without one.
-    tag: u32,
+    pub(crate) tag: u32,
     pub(crate) first: u16,
     pub(crate) count: u8,
     pub(crate) head_len: u8,
     /// Bytes of the memory pieces that the head (or the long head) already covers, with a tag that was cut out.
     pub(crate) skip: u8,
-    asks: Asks,
+    pub(crate) asks: Asks,
     /// Number of the long head, which a frame with an offload request has.
-    long: u8,
+    pub(crate) long: u8,
     /// Bytes of the long head.
-    long_len: u8,
-    offload: Packed,
+    pub(crate) long_len: u8,
+    pub(crate) offload: Packed,
 }
 
 /// Set beside the tag of a tagged frame.
@@ -83,7 +76,7 @@ const TAGGED: u32 = 1 << 16;
 
 /// What a frame asks of those who send it on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Asks {
+pub(crate) enum Asks {
     /// Nothing, and nothing is known of it.
     Nothing,
     /// Nothing; its checksum was verified.
@@ -94,7 +87,7 @@ enum Asks {
 
 /// An [`Offload`] that asks for work, in less room.
 #[derive(Clone, Copy, Debug)]
-struct Packed {
+pub(crate) struct Packed {
     start: u16,
     at: u16,
     /// 0 without segmentation.
@@ -103,9 +96,9 @@ struct Packed {
 }
 
 impl Packed {
-    const NONE: Packed = Packed { start: 0, at: 0, mss: 0, header: 0 };
+    pub(crate) const NONE: Packed = Packed { start: 0, at: 0, mss: 0, header: 0 };
 
-    fn new(offload: Offload) -> Packed {
+    pub(crate) fn new(offload: Offload) -> Packed {
         let (start, at) = if let Csum::Fill { start, at } = offload.csum { (start, at) } else { (0, 0) };
         let (mss, header) = offload.gso.map_or((0, 0), |gso| (gso.mss, gso.header));
         Packed { start, at, mss, header }
@@ -113,7 +106,7 @@ impl Packed {
 }
 
 impl Frame {
-    const EMPTY: Frame = Frame {
+    pub(crate) const EMPTY: Frame = Frame {
         head: [0; HEAD_PLAIN],
         len: 0,
         tag: 0,
@@ -173,7 +166,7 @@ impl Frame {
     }
 
     #[inline]
-    fn set_tag(&mut self, tag: Option<Tag>) {
+    pub(crate) fn set_tag(&mut self, tag: Option<Tag>) {
         self.tag = tag.map_or(0, |tag| u32::from(tag.0) | TAGGED);
     }
 
@@ -214,229 +207,22 @@ pub(crate) struct Key {
     pub(crate) tag: u32,
 }
 
-/// Up to [`BURST`] frames harvested from one queue of one port.
-#[derive(Default)]
-pub struct Burst<'m> {
-    frames: ArrayVec<Frame, BURST>,
-    /// The heads of frames with an offload request, as long as such a request may concern.
-    long: ArrayVec<[u8; HEAD_MAX], BURST>,
-    slices: ArrayVec<Slice<'m>, BURST_SLICES>,
-    rejected: ArrayVec<(DropReason, u32), BURST>,
-}
-
-impl<'m> Burst<'m> {
-    /// An empty burst; nothing is initialised until frames come in.
+impl Key {
+    /// The destination address as a number, as [`Mac::as_u64`] has it.
     #[inline]
-    pub fn new() -> Burst<'m> {
-        Burst { frames: ArrayVec::new(), long: ArrayVec::new(), slices: ArrayVec::new(), rejected: ArrayVec::new() }
+    pub(crate) fn dst(&self) -> u64 {
+        self.first.swap_bytes() >> 16
     }
 
-    /// The frames, in order.
+    /// True when the destination is a group address: the first bit on the wire.
     #[inline]
-    pub fn frames(&self) -> &[Frame] {
-        &self.frames
+    pub(crate) fn is_group(&self) -> bool {
+        self.first & 1 != 0
     }
 
-    /// What was harvested but cannot be forwarded: reason and length in bytes.
-    pub fn rejected(&self) -> &[(DropReason, u32)] {
-        &self.rejected
-    }
-
-    /// Frames taken from the ring, good and bad.
+    /// The source address as a number.
     #[inline]
-    pub fn harvested(&self) -> usize {
-        self.frames.len() + self.rejected.len()
+    pub(crate) fn src(&self) -> u64 {
+        self.last.swap_bytes() >> 16
     }
-
-    /// True when another frame of any shape fits: harvest only while it does.
-    #[inline]
-    pub fn has_room(&self) -> bool {
-        self.harvested() < BURST && self.slices.remaining_capacity() >= MAX_FRAME_SLICES
-    }
-
-    /// Copies the untagged frame's first bytes into `out`; returns how many. For frames that the switch
-    /// itself reads, not for delivery.
-    pub(crate) fn copy_frame(&self, frame: &Frame, out: &mut [u8]) -> usize {
-        let head = self.head_of(frame);
-        let mut at = head.len().min(out.len());
-        out[..at].copy_from_slice(&head[..at]);
-        let mut skip = frame.skip as usize;
-        for piece in self.slices_of(frame) {
-            let from = skip.min(piece.len());
-            skip -= from;
-            let n = (piece.len() - from).min(out.len() - at);
-            if !piece.read_at(from, &mut out[at..at + n]) {
-                break;
-            }
-            at += n;
-        }
-        at
-    }
-
-    /// All bytes of `frame` that were read ahead.
-    #[inline]
-    pub(crate) fn head_of<'b>(&'b self, frame: &'b Frame) -> &'b [u8] {
-        match frame.asks {
-            Asks::Work => {
-                let long = self.long.get(usize::from(frame.long));
-                long.and_then(|head| head.get(..usize::from(frame.long_len))).unwrap_or(&[])
-            }
-            _ => frame.head(),
-        }
-    }
-
-    /// The memory pieces of `frame`, whole (the head included).
-    #[inline]
-    pub(crate) fn slices_of(&self, frame: &Frame) -> &[Slice<'m>] {
-        let first = usize::from(frame.first);
-        &self.slices[first..first + usize::from(frame.count)]
-    }
-
-    /// Counts a frame of `len` bytes that the port itself found bad. Ignored when the burst has no
-    /// room, which [`Burst::has_room`] tells beforehand.
-    pub fn reject(&mut self, reason: DropReason, len: usize) {
-        let _ = self.rejected.try_push((reason, len as u32));
-    }
-
-    /// Adds the frame that lies in `pieces`, in order. `tag` is a tag the sender gave out of band;
-    /// without one, an 802.1Q tag at the start of the frame is taken out of it. Offsets in `offload`
-    /// count from the start of the frame as it lies in memory.
-    ///
-    /// A frame that is a runt, too long, or whose offload request does not fit it, is counted as
-    /// rejected with that reason: either way it is accounted for.
-    #[inline]
-    pub fn push(&mut self, pieces: &[Slice<'m>], tag: Option<Tag>, offload: Offload) {
-        let before = self.frames.len();
-        let verdict = match pieces {
-            [piece] if !asks(offload) => {
-                let good = offload.csum == Csum::Good;
-                self.push_simple(*piece, tag, if good { Asks::Good } else { Asks::Nothing })
-            }
-            _ => self.push_any(pieces, tag, offload),
-        };
-        if let Err(reason) = verdict {
-            self.frames.truncate(before);
-            self.reject(reason, pieces.iter().map(Slice::len).sum());
-        }
-    }
-
-    /// Adds the frame that lies in `piece`, as [`Burst::push`] does one without a tag beside it or an offload request.
-    #[inline(always)]
-    pub fn push_plain(&mut self, piece: Slice<'m>) {
-        match (ETH_HEADER..=MAX_FRAME).contains(&piece.len()).then(|| self.push_one(piece, Asks::Nothing)) {
-            Some(Some(frame)) if be16(&frame.head, 12) != Some(ETHERTYPE_VLAN) => {}
-            Some(Some(_)) => self.untag_last(),
-            _ => self.push(&[piece], None, Offload::default()),
-        }
-    }
-
-    /// The common frame: in one piece, as it is to be sent, of a length that may be; a tag stays in it. `None` when
-    /// there is no room, which while [`Burst::has_room`] holds, the caller's condition, cannot be.
-    #[inline(always)]
-    fn push_one(&mut self, piece: Slice<'m>, asks: Asks) -> Option<&mut Frame> {
-        let (first, len) = (self.slices.len() as u16, piece.len() as u32);
-        self.slices.try_push(piece).ok()?;
-        self.frames.try_push(Frame { len, first, count: 1, asks, ..Frame::EMPTY }).ok()?;
-        let frame = self.frames.last_mut()?;
-        let got = piece.read_head(&mut frame.head) as u8;
-        (frame.head_len, frame.skip) = (got, got);
-        Some(frame)
-    }
-
-    /// Takes the tag out of the frame that came last, or rejects it.
-    #[inline(never)]
-    fn untag_last(&mut self) {
-        let Some(mut frame) = self.frames.pop() else { return };
-        let len = frame.len();
-        match take_tag(&mut frame) {
-            Ok(()) => _ = self.frames.try_push(frame),
-            Err(reason) => self.reject(reason, len),
-        }
-    }
-
-    /// A frame in one piece that asks for nothing.
-    fn push_simple(&mut self, piece: Slice<'m>, tag: Option<Tag>, asks: Asks) -> Result<(), DropReason> {
-        check_length(piece.len())?;
-        let frame = self.push_one(piece, asks).ok_or(DropReason::BadDescriptor)?;
-        frame.set_tag(tag);
-        if tag.is_none() && be16(&frame.head, 12) == Some(ETHERTYPE_VLAN) {
-            return take_tag(frame);
-        }
-        if frame.len() > MAX_FRAME { Err(DropReason::Oversize) } else { Ok(()) }
-    }
-
-    /// Any frame.
-    fn push_any(&mut self, pieces: &[Slice<'m>], tag: Option<Tag>, offload: Offload) -> Result<(), DropReason> {
-        let len: usize = pieces.iter().map(Slice::len).sum();
-        check_length(len)?;
-        if pieces.len() > MAX_FRAME_SLICES.min(self.slices.remaining_capacity()) {
-            return Err(DropReason::BadDescriptor);
-        }
-        let mut long = [0; HEAD_MAX];
-        let wanted = if asks(offload) { HEAD_MAX } else { HEAD_PLAIN };
-        let got = gather(pieces, &mut long[..wanted.min(len)]);
-        let mut draft = Draft { head: &mut long, head_len: got, len, tag, offload };
-        if tag.is_none() && be16(draft.head, 12) == Some(ETHERTYPE_VLAN) {
-            draft.cut_tag()?;
-        }
-        draft.check_offload()?;
-        let Draft { head_len, len, tag, offload, .. } = draft;
-        let mut frame = Frame { len: len as u32, skip: got as u8, offload: Packed::new(offload), ..Frame::EMPTY };
-        (frame.first, frame.count) = (self.slices.len() as u16, pieces.len() as u8);
-        frame.set_tag(tag);
-        let short = head_len.min(HEAD_PLAIN);
-        frame.head[..short].copy_from_slice(&long[..short]);
-        frame.head_len = short as u8;
-        if asks(offload) {
-            frame.asks = Asks::Work;
-            (frame.long, frame.long_len) = (self.long.len() as u8, head_len as u8);
-            self.long.try_push(long).map_err(|_| DropReason::BadDescriptor)?;
-        } else if offload.csum == Csum::Good {
-            frame.asks = Asks::Good;
-        }
-        self.slices.try_extend_from_slice(pieces).map_err(|_| DropReason::BadDescriptor)?;
-        self.frames.try_push(frame).map_err(|_| DropReason::BadDescriptor)
-    }
-}
-
-/// Takes the tag out of a frame that is read.
-#[inline(never)]
-fn take_tag(frame: &mut Frame) -> Result<(), DropReason> {
-    let tag = cut_tag(&mut frame.head, usize::from(frame.head_len))?;
-    frame.head_len -= TAG_LEN as u8;
-    frame.len -= TAG_LEN as u32;
-    frame.set_tag(Some(tag));
-    if frame.len() > MAX_FRAME { Err(DropReason::Oversize) } else { Ok(()) }
-}
-
-/// True for a request that somebody has to carry out.
-#[inline]
-fn asks(offload: Offload) -> bool {
-    offload.gso.is_some() || matches!(offload.csum, Csum::Fill { .. })
-}
-
-/// Checks the length of a frame as it lies in memory.
-#[inline]
-fn check_length(len: usize) -> Result<(), DropReason> {
-    if len < ETH_HEADER {
-        return Err(DropReason::Runt);
-    }
-    if len > MAX_FRAME + TAG_LEN { Err(DropReason::Oversize) } else { Ok(()) }
-}
-
-/// Copies the first bytes of the pieces into `out`; returns how many there were.
-#[inline]
-pub(crate) fn gather(pieces: &[Slice<'_>], out: &mut [u8]) -> usize {
-    let mut at = 0;
-    for piece in pieces {
-        let n = piece.len().min(out.len() - at);
-        if !piece.read_at(0, &mut out[at..at + n]) {
-            break;
-        }
-        at += n;
-        if at == out.len() {
-            break;
-        }
-    }
-    at
 }

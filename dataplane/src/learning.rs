@@ -45,10 +45,12 @@ use std::hash::BuildHasher;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError, TryLockError};
 
+use sharedmem::prefetch;
 use wire::{Mac, VID_MAX};
 
 use self::slot::{At, Bucket, SLOTS, Value, slots};
 use crate::PortId;
+use crate::snapshot::Address;
 
 /// Most addresses of one port.
 pub const PER_PORT: u32 = 4096;
@@ -64,8 +66,8 @@ const BUCKETS: usize = 64;
 /// Ports there can be numbers for.
 const PORTS: usize = 1 << 16;
 
-/// The bits of a key.
-const KEY_MASK: u64 = (1 << 60) - 1;
+/// The bit of a group address, in an address as a number.
+const GROUP: u64 = 1 << 40;
 
 /// Seconds since the switch started.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Default)]
@@ -86,10 +88,26 @@ pub enum Outcome {
     Refused,
 }
 
-/// Where an address may be: its part and two buckets of it.
-struct Place {
-    part: usize,
-    buckets: [usize; 2],
+/// An address, and where it may be: a part, and two buckets of it.
+#[derive(Clone, Copy, Debug)]
+pub struct Probe {
+    address: Address,
+    hash: u64,
+}
+
+impl Probe {
+    #[inline]
+    fn part(&self) -> usize {
+        (self.hash >> 32) as usize % PARTS
+    }
+
+    #[inline]
+    fn buckets(&self) -> [usize; 2] {
+        let first = self.hash as usize % BUCKETS;
+        // Another one than the first: of two neighbours one is even.
+        let second = first ^ (((self.hash >> 8) as usize % BUCKETS) | 1);
+        [first, second].map(|bucket| self.part() * BUCKETS + bucket)
+    }
 }
 
 /// The table. Its size is fixed: 128 Ki slots (2 MiB), so that 64 Ki addresses find room wherever the hash puts them.
@@ -120,20 +138,39 @@ impl Learned {
         }
     }
 
-    /// The port that sent from `mac` in VLAN `vid` within the last [`AGE`] seconds. Never waits.
+    /// Where `address` would be: worked out once for what follows.
     #[inline]
-    pub fn lookup(&self, vid: u16, mac: Mac, now: Seconds) -> Option<PortId> {
-        let key = key(vid, mac);
-        let (_, value) = self.find(&self.place(key), key)?;
+    pub fn probe(&self, address: Address) -> Probe {
+        let [a, b, c, d] = self.seeds;
+        Probe { address, hash: fold(fold(address.key() ^ a, b) ^ c, d) }
+    }
+
+    /// Asks the processor to bring what is at `probe` near.
+    #[inline]
+    pub fn prefetch(&self, probe: &Probe) {
+        let [first, _] = probe.buckets();
+        if let Some(bucket) = self.buckets.get(first) {
+            prefetch(&bucket.keys);
+            prefetch(&bucket.values);
+        }
+    }
+
+    /// The port that sent from the address within the last [`AGE`] seconds. Never waits.
+    #[inline]
+    pub fn lookup(&self, probe: &Probe, now: Seconds) -> Option<PortId> {
+        let value = self.value(probe)?;
         (value.age(now) <= AGE).then(|| value.port())
     }
 
-    /// Notes that `port` sent from `mac` in VLAN `vid`. Never waits.
+    /// True when the address is known at `port`, and was heard of so lately that [`Learned::learn`] would change nothing.
     #[inline]
-    pub fn learn(&self, vid: u16, mac: Mac, port: PortId, now: Seconds) -> Outcome {
-        let key = key(vid, mac);
-        let place = self.place(key);
-        if let Some((at, value)) = self.find(&place, key)
+    pub fn knows(&self, probe: &Probe, port: PortId, now: Seconds) -> bool {
+        self.value(probe).is_some_and(|value| value.port() == port && value.age(now) <= REFRESH)
+    }
+
+    /// Notes that `port` sent from the address. Never waits.
+    pub fn learn(&self, probe: &Probe, port: PortId, now: Seconds) -> Outcome {
+        if let Some((at, value)) = self.find(probe)
             && value.port() == port
         {
             if value.age(now) <= REFRESH {
@@ -144,10 +181,11 @@ impl Learned {
             let swapped = at.value.compare_exchange(value.0, fresh.0, Ordering::Release, Ordering::Relaxed);
             return if swapped.is_ok() { Outcome::Refreshed } else { Outcome::Known };
         }
-        if mac.is_group() || mac.is_zero() || vid > VID_MAX {
+        let (vid, mac) = (probe.address.vid(), probe.address.mac());
+        if mac == 0 || mac & GROUP != 0 || vid > VID_MAX {
             return Outcome::Refused;
         }
-        self.enter(&place, key, port, now)
+        self.enter(probe, port, now)
     }
 
     /// Drops what has aged in part `part` (modulo [`PARTS`]). Each part is to be swept every few minutes; stamps come
@@ -177,20 +215,21 @@ impl Learned {
         self.tally(port).load(Ordering::Relaxed) as usize
     }
 
-    #[inline]
-    fn place(&self, key: u64) -> Place {
-        let [a, b, c, d] = self.seeds;
-        let hash = fold(fold(key ^ a, b) ^ c, d);
-        let first = hash as usize % BUCKETS;
-        // Another one than the first: of two neighbours one is even.
-        let second = first ^ (((hash >> 8) as usize % BUCKETS) | 1);
-        let part = (hash >> 32) as usize % PARTS;
-        Place { part, buckets: [part * BUCKETS + first, part * BUCKETS + second] }
+    /// What is known of the address.
+    #[inline(always)]
+    fn value(&self, probe: &Probe) -> Option<Value> {
+        let bucket = self.buckets.get(probe.buckets()[0])?;
+        let (key, value) = (bucket.keys.first()?, bucket.values.first()?);
+        // Nearly always it is where the first look falls.
+        match (At { key, value }).read(probe.address.key()) {
+            Some(value) => Some(value),
+            None => self.find(probe).map(|(_, value)| value),
+        }
     }
 
-    #[inline]
-    fn find(&self, place: &Place, key: u64) -> Option<(At<'_>, Value)> {
-        let [first, second] = place.buckets;
+    #[inline(never)]
+    fn find(&self, probe: &Probe) -> Option<(At<'_>, Value)> {
+        let (key, [first, second]) = (probe.address.key(), probe.buckets());
         self.buckets[first].find(key).or_else(|| self.buckets[second].find(key))
     }
 
@@ -213,19 +252,19 @@ impl Learned {
 
     /// The slow part of [`Learned::learn`]: the address is new, or another port's.
     #[cold]
-    fn enter(&self, place: &Place, key: u64, port: PortId, now: Seconds) -> Outcome {
-        let Some(_guard) = self.try_lock(place.part) else { return Outcome::Refused };
+    fn enter(&self, probe: &Probe, port: PortId, now: Seconds) -> Outcome {
+        let Some(_guard) = self.try_lock(probe.part()) else { return Outcome::Refused };
         // Another worker may have entered it before the lock was ours.
-        match self.find(place, key) {
+        match self.find(probe) {
             Some((_, value)) if value.port() == port => Outcome::Known,
-            Some((at, value)) => self.move_entry(place, at, value, port, now),
-            None => self.add(place, key, port, now),
+            Some((at, value)) => self.move_entry(probe, at, value, port, now),
+            None => self.add(probe, port, now),
         }
     }
 
-    fn move_entry(&self, place: &Place, at: At<'_>, value: Value, port: PortId, now: Seconds) -> Outcome {
+    fn move_entry(&self, probe: &Probe, at: At<'_>, value: Value, port: PortId, now: Seconds) -> Outcome {
         if !self.reserve(port) {
-            let Some(own) = self.oldest(place, now, |p| p == port) else { return Outcome::Refused };
+            let Some(own) = self.oldest(probe, now, |p| p == port) else { return Outcome::Refused };
             // Its count passes on to the address that moves.
             own.rewrite(0, port, now);
         }
@@ -234,57 +273,57 @@ impl Learned {
         if value.age(now) > AGE { Outcome::Added } else { Outcome::Moved }
     }
 
-    fn add(&self, place: &Place, key: u64, port: PortId, now: Seconds) -> Outcome {
-        self.drop_aged(place, now);
+    fn add(&self, probe: &Probe, port: PortId, now: Seconds) -> Outcome {
+        self.drop_aged(probe, now);
         if !self.reserve(port) {
-            return self.replace_own(place, key, port, now);
+            return self.replace_own(probe, port, now);
         }
-        if let Some(free) = self.free(place) {
-            free.rewrite(key, port, now);
+        if let Some(free) = self.free(probe) {
+            free.rewrite(probe.address.key(), port, now);
             return Outcome::Added;
         }
         // Both buckets are full. The port with most addresses gives way to one that has no more than it afterwards; the
         // new address is counted already.
         let with = self.count(port);
-        let most = self.candidates(place).map(|(_, value)| value.port()).max_by_key(|p| self.count(*p));
+        let most = self.candidates(probe).map(|(_, value)| value.port()).max_by_key(|p| self.count(*p));
         let heavy = most.filter(|p| *p != port && self.count(*p) > with);
-        if let Some(victim) = heavy.and_then(|heavy| self.oldest(place, now, |p| p == heavy).map(|at| (heavy, at))) {
+        if let Some(victim) = heavy.and_then(|heavy| self.oldest(probe, now, |p| p == heavy).map(|at| (heavy, at))) {
             self.release(victim.0);
-            victim.1.rewrite(key, port, now);
+            victim.1.rewrite(probe.address.key(), port, now);
             return Outcome::Added;
         }
         self.release(port);
-        self.replace_own(place, key, port, now)
+        self.replace_own(probe, port, now)
     }
 
     /// The new address in the place of the port's own oldest one here.
-    fn replace_own(&self, place: &Place, key: u64, port: PortId, now: Seconds) -> Outcome {
-        let Some(own) = self.oldest(place, now, |p| p == port) else { return Outcome::Refused };
-        own.rewrite(key, port, now);
+    fn replace_own(&self, probe: &Probe, port: PortId, now: Seconds) -> Outcome {
+        let Some(own) = self.oldest(probe, now, |p| p == port) else { return Outcome::Refused };
+        own.rewrite(probe.address.key(), port, now);
         Outcome::Added
     }
 
-    fn candidates(&self, place: &Place) -> impl Iterator<Item = (At<'_>, Value)> {
-        let here = place.buckets.into_iter().flat_map(|index| slots(&self.buckets[index]));
+    fn candidates(&self, probe: &Probe) -> impl Iterator<Item = (At<'_>, Value)> {
+        let here = probe.buckets().into_iter().flat_map(|index| slots(&self.buckets[index]));
         here.filter_map(|at| at.entry().map(|(_, value)| (at, value)))
     }
 
     /// The entry nobody refreshed for longest among those of the ports that `of` picks.
-    fn oldest(&self, place: &Place, now: Seconds, of: impl Fn(PortId) -> bool) -> Option<At<'_>> {
-        let theirs = self.candidates(place).filter(|(_, value)| of(value.port()));
+    fn oldest(&self, probe: &Probe, now: Seconds, of: impl Fn(PortId) -> bool) -> Option<At<'_>> {
+        let theirs = self.candidates(probe).filter(|(_, value)| of(value.port()));
         theirs.max_by_key(|(_, value)| value.age(now)).map(|(at, _)| at)
     }
 
     /// An empty slot: in the first bucket while that is half empty, where readers look first, or else in the emptier.
-    fn free(&self, place: &Place) -> Option<At<'_>> {
+    fn free(&self, probe: &Probe) -> Option<At<'_>> {
         let empty = |at: &At<'_>| at.key.load(Ordering::Relaxed) == 0;
-        let [first, second] = place.buckets.map(|index| &self.buckets[index]);
+        let [first, second] = probe.buckets().map(|index| &self.buckets[index]);
         let [a, b] = [first, second].map(|bucket| slots(bucket).filter(empty).count());
         slots(if a >= b.min(SLOTS / 2) { first } else { second }).find(empty)
     }
 
-    fn drop_aged(&self, place: &Place, now: Seconds) {
-        for (at, value) in self.candidates(place) {
+    fn drop_aged(&self, probe: &Probe, now: Seconds) {
+        for (at, value) in self.candidates(probe) {
             if value.age(now) > AGE {
                 self.release(value.port());
                 at.rewrite(0, PortId(0), now);
@@ -310,11 +349,6 @@ impl Learned {
             Err(TryLockError::WouldBlock) => None,
         }
     }
-}
-
-#[inline]
-fn key(vid: u16, mac: Mac) -> u64 {
-    (u64::from(vid) << 48 | mac.as_u64()) & KEY_MASK
 }
 
 /// Both halves of a product: every bit of it depends on every bit of the factors.

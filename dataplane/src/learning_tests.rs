@@ -8,8 +8,9 @@ use std::time::{Duration, Instant};
 use proptest::prelude::*;
 use wire::Mac;
 
-use super::{AGE, At, Learned, Outcome, PARTS, PER_PORT, REFRESH, Seconds, key, slots};
+use super::{AGE, At, Learned, Outcome, PARTS, PER_PORT, REFRESH, Seconds, slots};
 use crate::PortId;
+use crate::snapshot::Address;
 
 const START: Seconds = Seconds(0);
 
@@ -30,7 +31,7 @@ fn check(table: &Learned, now: Seconds) {
     for (vid, mac, port, _) in table.entries(now) {
         *counts.entry(port).or_default() += 1;
         assert!(seen.insert((vid, mac)), "{mac} of VLAN {vid} is there once");
-        assert_eq!(table.lookup(vid, mac, now), Some(port));
+        assert_eq!(table.lookup(&table.probe(Address::new(vid, mac)), now), Some(port));
     }
     for port in 0..=u16::MAX {
         let port = PortId(port);
@@ -43,14 +44,14 @@ fn learns_refreshes_and_moves() {
     let table = Learned::new();
     let (one, two) = (PortId(1), PortId(2));
     let address = mac(9, 1);
-    assert_eq!(table.lookup(10, address, START), None);
-    assert_eq!(table.learn(10, address, one, START), Outcome::Added);
-    assert_eq!(table.lookup(10, address, START), Some(one));
-    assert_eq!(table.lookup(11, address, START), None, "another VLAN is another table");
-    assert_eq!(table.learn(10, address, one, later(REFRESH)), Outcome::Known);
-    assert_eq!(table.learn(10, address, one, later(REFRESH + 1)), Outcome::Refreshed);
-    assert_eq!(table.learn(10, address, two, later(3)), Outcome::Moved);
-    assert_eq!(table.lookup(10, address, later(3)), Some(two));
+    assert_eq!(table.lookup(&table.probe(Address::new(10, address)), START), None);
+    assert_eq!(table.learn(&table.probe(Address::new(10, address)), one, START), Outcome::Added);
+    assert_eq!(table.lookup(&table.probe(Address::new(10, address)), START), Some(one));
+    assert_eq!(table.lookup(&table.probe(Address::new(11, address)), START), None, "another VLAN is another table");
+    assert_eq!(table.learn(&table.probe(Address::new(10, address)), one, later(REFRESH)), Outcome::Known);
+    assert_eq!(table.learn(&table.probe(Address::new(10, address)), one, later(REFRESH + 1)), Outcome::Refreshed);
+    assert_eq!(table.learn(&table.probe(Address::new(10, address)), two, later(3)), Outcome::Moved);
+    assert_eq!(table.lookup(&table.probe(Address::new(10, address)), later(3)), Some(two));
     assert_eq!((table.count(one), table.count(two)), (0, 1));
     assert_eq!(table.entries(later(5)).collect::<Vec<_>>(), [(10, address, two, 2)]);
     check(&table, later(5));
@@ -59,14 +60,18 @@ fn learns_refreshes_and_moves() {
 #[test]
 fn a_known_address_is_not_written() {
     let table = Learned::new();
-    table.learn(0, mac(1, 1), PortId(1), later(5));
+    table.learn(&table.probe(Address::new(0, mac(1, 1))), PortId(1), later(5));
     let words = |table: &Learned| -> Vec<u64> {
         let words = |at: At<'_>| [at.key.load(Ordering::Relaxed), at.value.load(Ordering::Relaxed)];
         table.buckets.iter().flat_map(slots).flat_map(words).collect()
     };
     let before = words(&table);
     for now in [5, 6, 4] {
-        assert_eq!(table.learn(0, mac(1, 1), PortId(1), later(now)), Outcome::Known, "at {now}");
+        assert_eq!(
+            table.learn(&table.probe(Address::new(0, mac(1, 1))), PortId(1), later(now)),
+            Outcome::Known,
+            "at {now}"
+        );
     }
     assert!(words(&table) == before);
 }
@@ -76,8 +81,12 @@ fn some_addresses_are_nobodys() {
     let table = Learned::new();
     for (vid, address) in [(0, Mac([0; 6])), (10, Mac([0; 6])), (0, Mac::BROADCAST), (0, Mac::BPDU), (4095, mac(1, 1))]
     {
-        assert_eq!(table.learn(vid, address, PortId(1), START), Outcome::Refused, "{address} in {vid}");
-        assert_eq!(table.lookup(vid, address, START), None);
+        assert_eq!(
+            table.learn(&table.probe(Address::new(vid, address)), PortId(1), START),
+            Outcome::Refused,
+            "{address} in {vid}"
+        );
+        assert_eq!(table.lookup(&table.probe(Address::new(vid, address)), START), None);
     }
     assert_eq!(table.entries(START).count(), 0);
     assert_eq!(table.count(PortId(1)), 0);
@@ -87,18 +96,18 @@ fn some_addresses_are_nobodys() {
 fn addresses_age() {
     let table = Learned::new();
     let (old, young) = (mac(1, 1), mac(1, 2));
-    table.learn(0, old, PortId(1), START);
-    table.learn(0, young, PortId(1), later(100));
-    assert!(table.lookup(0, old, later(AGE)).is_some());
-    assert_eq!(table.lookup(0, old, later(AGE + 1)), None, "too old before it is swept");
+    table.learn(&table.probe(Address::new(0, old)), PortId(1), START);
+    table.learn(&table.probe(Address::new(0, young)), PortId(1), later(100));
+    assert!(table.lookup(&table.probe(Address::new(0, old)), later(AGE)).is_some());
+    assert_eq!(table.lookup(&table.probe(Address::new(0, old)), later(AGE + 1)), None, "too old before it is swept");
     assert_eq!(table.count(PortId(1)), 2);
     (0..PARTS).for_each(|part| table.sweep(later(AGE + 1), part));
     assert_eq!(table.count(PortId(1)), 1);
-    assert_eq!(table.lookup(0, young, later(AGE + 1)), Some(PortId(1)));
+    assert_eq!(table.lookup(&table.probe(Address::new(0, young)), later(AGE + 1)), Some(PortId(1)));
     check(&table, later(AGE + 1));
     // Aged, not swept, and there again: at its port or at another.
-    assert_eq!(table.learn(0, young, PortId(1), later(2 * AGE)), Outcome::Refreshed);
-    assert_eq!(table.learn(0, young, PortId(2), later(4 * AGE)), Outcome::Added);
+    assert_eq!(table.learn(&table.probe(Address::new(0, young)), PortId(1), later(2 * AGE)), Outcome::Refreshed);
+    assert_eq!(table.learn(&table.probe(Address::new(0, young)), PortId(2), later(4 * AGE)), Outcome::Added);
     check(&table, later(4 * AGE));
 }
 
@@ -107,10 +116,13 @@ fn addresses_age() {
 fn time_goes_round() {
     let table = Learned::new();
     let turn = 1 << 20;
-    table.learn(0, mac(1, 1), PortId(1), later(turn - 10));
+    table.learn(&table.probe(Address::new(0, mac(1, 1))), PortId(1), later(turn - 10));
     assert_eq!(table.entries(later(turn + 20)).next().map(|e| e.3), Some(30));
-    assert_eq!(table.lookup(0, mac(1, 1), later(turn - 9 + AGE)), None);
-    assert!(table.lookup(0, mac(1, 1), later(turn - 12)).is_some(), "a worker whose clock is behind");
+    assert_eq!(table.lookup(&table.probe(Address::new(0, mac(1, 1))), later(turn - 9 + AGE)), None);
+    assert!(
+        table.lookup(&table.probe(Address::new(0, mac(1, 1))), later(turn - 12)).is_some(),
+        "a worker whose clock is behind"
+    );
 }
 
 #[test]
@@ -118,12 +130,12 @@ fn a_port_that_goes_takes_its_addresses() {
     let table = Learned::new();
     for n in 0..500 {
         for port in [3, 4] {
-            table.learn(7, mac(port, n), PortId(port), START);
+            table.learn(&table.probe(Address::new(7, mac(port, n))), PortId(port), START);
         }
     }
     table.forget_port(PortId(3));
     assert_eq!((table.count(PortId(3)), table.count(PortId(4))), (0, 500));
-    assert!((0..500).all(|n| table.lookup(7, mac(3, n), START).is_none()));
+    assert!((0..500).all(|n| table.lookup(&table.probe(Address::new(7, mac(3, n))), START).is_none()));
     check(&table, START);
 }
 
@@ -133,7 +145,11 @@ fn sixty_four_thousand_addresses() {
     let table = Learned::new();
     for n in 0..PER_PORT {
         for port in 0..16 {
-            assert_eq!(table.learn(port, mac(port, n), PortId(port), START), Outcome::Added, "{n} of {port}");
+            assert_eq!(
+                table.learn(&table.probe(Address::new(port, mac(port, n))), PortId(port), START),
+                Outcome::Added,
+                "{n} of {port}"
+            );
         }
     }
     check(&table, START);
@@ -143,13 +159,14 @@ fn sixty_four_thousand_addresses() {
 #[test]
 fn a_port_has_its_limit() {
     let table = Learned::new();
-    let outcomes: Vec<_> = (0..50_000).map(|n| table.learn(0, mac(1, n), PortId(1), START)).collect();
+    let outcomes: Vec<_> =
+        (0..50_000).map(|n| table.learn(&table.probe(Address::new(0, mac(1, n))), PortId(1), START)).collect();
     assert_eq!(table.count(PortId(1)), PER_PORT as usize);
     assert!(outcomes[..PER_PORT as usize].iter().all(|o| *o == Outcome::Added));
     assert!(outcomes.contains(&Outcome::Refused));
     // At its limit it still may take over an address, for one of its own or not at all.
-    table.learn(0, mac(2, 1), PortId(2), START);
-    let outcome = table.learn(0, mac(2, 1), PortId(1), START);
+    table.learn(&table.probe(Address::new(0, mac(2, 1))), PortId(2), START);
+    let outcome = table.learn(&table.probe(Address::new(0, mac(2, 1))), PortId(1), START);
     assert!(matches!(outcome, Outcome::Moved | Outcome::Refused));
     assert_eq!(table.count(PortId(1)), PER_PORT as usize);
     check(&table, START);
@@ -158,7 +175,7 @@ fn a_port_has_its_limit() {
 /// `count` addresses that all have `home` as one of their two buckets.
 fn neighbours(table: &Learned, home: usize, count: usize) -> Vec<Mac> {
     let all = (0..1 << 24).map(|n| mac(77, n));
-    all.filter(|m| table.place(key(0, *m)).buckets[0] == home).take(count).collect()
+    all.filter(|m| table.probe(Address::new(0, *m)).buckets()[0] == home).take(count).collect()
 }
 
 /// Aged entries give way first, then the oldest of whoever has most.
@@ -169,17 +186,21 @@ fn who_gives_way() {
     let addresses = neighbours(&table, 5, 900);
     let [heavy, light] = [PortId(1), PortId(2)];
     // That of the light port is the oldest of all.
-    assert_eq!(table.learn(0, addresses[0], light, START), Outcome::Added);
+    assert_eq!(table.learn(&table.probe(Address::new(0, addresses[0])), light, START), Outcome::Added);
     let (rest, more) = addresses[1..].split_at(800);
     let tick = |n: usize| later(1 + n as u32 / 4);
     for (n, address) in rest.iter().enumerate() {
-        assert_eq!(table.learn(0, *address, heavy, tick(n)), Outcome::Added);
+        assert_eq!(table.learn(&table.probe(Address::new(0, *address)), heavy, tick(n)), Outcome::Added);
     }
     let now = tick(rest.len());
-    assert_eq!(table.lookup(0, addresses[0], now), Some(light), "the oldest, and not the one to go");
-    let full = |m: &&Mac| table.candidates(&table.place(key(0, **m))).count() == 16;
+    assert_eq!(
+        table.lookup(&table.probe(Address::new(0, addresses[0])), now),
+        Some(light),
+        "the oldest, and not the one to go"
+    );
+    let full = |m: &&Mac| table.candidates(&table.probe(Address::new(0, **m))).count() == 16;
     let newcomer = *more.iter().find(full).unwrap();
-    let place = table.place(key(0, newcomer));
+    let place = table.probe(Address::new(0, newcomer));
     let ages = |port: PortId| -> Vec<u32> {
         let theirs = table.candidates(&place).filter(|(_, value)| value.port() == port);
         let mut ages: Vec<u32> = theirs.map(|(_, value)| value.age(now)).collect();
@@ -187,14 +208,14 @@ fn who_gives_way() {
         ages
     };
     let (mut heavy_before, light_before) = (ages(heavy), ages(light));
-    assert_eq!(table.learn(0, newcomer, light, now), Outcome::Added);
+    assert_eq!(table.learn(&table.probe(Address::new(0, newcomer)), light, now), Outcome::Added);
     heavy_before.pop();
     assert_eq!(ages(heavy), heavy_before, "its oldest went");
     assert_eq!(ages(light), [&[0], &light_before[..]].concat());
     check(&table, now);
     // Once all are too old, they make room for anybody.
     let late = later(now.0 + AGE + 1);
-    assert_eq!(table.learn(0, newcomer, PortId(3), late), Outcome::Added);
+    assert_eq!(table.learn(&table.probe(Address::new(0, newcomer)), PortId(3), late), Outcome::Added);
     assert_eq!(table.count(PortId(3)), 1);
 }
 
@@ -205,15 +226,17 @@ fn equals_take_nothing_from_each_other() {
     let addresses = neighbours(&table, 9, 900);
     let (first, more) = addresses.split_at(600);
     for pair in first.chunks(2) {
-        pair.iter().zip([1, 2]).for_each(|(m, port)| _ = table.learn(0, *m, PortId(port), START));
+        pair.iter()
+            .zip([1, 2])
+            .for_each(|(m, port)| _ = table.learn(&table.probe(Address::new(0, *m)), PortId(port), START));
     }
     // Whoever fell behind catches up.
     let (level, more) = more.split_at(150);
-    level.iter().for_each(|m| _ = table.learn(0, *m, PortId(2), START));
+    level.iter().for_each(|m| _ = table.learn(&table.probe(Address::new(0, *m)), PortId(2), START));
     let of_one = || table.entries(later(1)).filter(|e| e.2 == PortId(1)).map(|e| e.1).collect::<HashSet<_>>();
     let before = of_one();
     assert!(before.len() > 100 && table.count(PortId(2)) + 1 >= before.len());
-    more.iter().for_each(|m| _ = table.learn(0, *m, PortId(2), later(1)));
+    more.iter().for_each(|m| _ = table.learn(&table.probe(Address::new(0, *m)), PortId(2), later(1)));
     assert_eq!(of_one(), before);
     check(&table, later(1));
 }
@@ -248,7 +271,7 @@ proptest! {
         for step in steps {
             match step {
                 Step::Learn(vid, n, port) => {
-                    table.learn(vid, mac(0, n), PortId(port), later(now));
+                    table.learn(&table.probe(Address::new(vid, mac(0, n))), PortId(port), later(now));
                     let entry = model.entry((vid, n)).or_insert((port, now));
                     let fresh = entry.0 == port && now - entry.1 <= REFRESH;
                     *entry = if fresh { *entry } else { (port, now) };
@@ -263,7 +286,7 @@ proptest! {
             for vid in 0..3 {
                 for n in 0..40 {
                     let there = model.get(&(vid, n)).filter(|(_, stamp)| now - stamp <= AGE);
-                    prop_assert_eq!(table.lookup(vid, mac(0, n), later(now)), there.map(|(p, _)| PortId(*p)));
+                    prop_assert_eq!(table.lookup(&table.probe(Address::new(vid, mac(0, n))), later(now)), there.map(|(p, _)| PortId(*p)));
                 }
             }
         }
@@ -289,21 +312,21 @@ proptest! {
     ) {
         let table = Learned::new();
         for (port, count) in (1..).zip(&quiet) {
-            (0..*count).for_each(|n| _ = table.learn(1, mac(port, n), PortId(port), START));
+            (0..*count).for_each(|n| _ = table.learn(&table.probe(Address::new(1, mac(port, n))), PortId(port), START));
         }
         let mut number = seed;
         for _ in 0..6000 {
             for attacker in 0..attackers {
                 number = number.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
                 let address = mac(1000 + (number >> 24) as u16 % 64, number & 0xff_ffff);
-                table.learn(1, address, PortId(100 + attacker), later(1));
+                table.learn(&table.probe(Address::new(1, address)), PortId(100 + attacker), later(1));
             }
         }
         for (port, count) in (1..).zip(&quiet) {
             for n in 0..*count {
-                prop_assert_eq!(table.lookup(1, mac(port, n), later(1)), Some(PortId(port)), "{} of {}", n, port);
+                prop_assert_eq!(table.lookup(&table.probe(Address::new(1, mac(port, n))), later(1)), Some(PortId(port)), "{} of {}", n, port);
             }
-            prop_assert_eq!(table.learn(1, mac(port, 1 << 20), PortId(port), later(1)), Outcome::Added);
+            prop_assert_eq!(table.learn(&table.probe(Address::new(1, mac(port, 1 << 20))), PortId(port), later(1)), Outcome::Added);
         }
         check(&table, later(1));
     }
@@ -327,7 +350,7 @@ fn threads_see_no_mixed_entries() {
                 while !done.load(Ordering::Relaxed) {
                     n = (n * 5 + 2 * writer + 1) % addresses.len();
                     now += 1;
-                    table.learn(0, addresses[n], port_of(n), Seconds(now / 64 % AGE));
+                    table.learn(&table.probe(Address::new(0, addresses[n])), port_of(n), Seconds(now / 64 % AGE));
                 }
             });
         }
@@ -335,7 +358,7 @@ fn threads_see_no_mixed_entries() {
             scope.spawn(|| {
                 while !done.load(Ordering::Relaxed) {
                     for (n, address) in addresses.iter().enumerate() {
-                        if let Some(port) = table.lookup(0, *address, START) {
+                        if let Some(port) = table.lookup(&table.probe(Address::new(0, *address)), START) {
                             assert_eq!(port, port_of(n), "{address}");
                             found.fetch_add(1, Ordering::Relaxed);
                         }
@@ -359,21 +382,21 @@ fn threads_see_no_mixed_entries() {
 #[test]
 fn moves_are_never_misses() {
     let table = Learned::new();
-    table.learn(0, mac(5, 5), PortId(1), START);
+    table.learn(&table.probe(Address::new(0, mac(5, 5))), PortId(1), START);
     let done = AtomicBool::new(false);
     std::thread::scope(|scope| {
         for port in [1, 2] {
             let (table, done) = (&table, &done);
             scope.spawn(move || {
                 for _ in 0..200_000 {
-                    table.learn(0, mac(5, 5), PortId(port), START);
+                    table.learn(&table.probe(Address::new(0, mac(5, 5))), PortId(port), START);
                 }
                 done.store(true, Ordering::Relaxed);
             });
         }
         scope.spawn(|| {
             while !done.load(Ordering::Relaxed) {
-                assert!(matches!(table.lookup(0, mac(5, 5), START), Some(PortId(1 | 2))));
+                assert!(matches!(table.lookup(&table.probe(Address::new(0, mac(5, 5))), START), Some(PortId(1 | 2))));
             }
         });
     });
@@ -388,7 +411,9 @@ fn nothing_is_entered_twice() {
     std::thread::scope(|scope| {
         for port in [1, 2] {
             let table = &table;
-            scope.spawn(move || (0..4000).for_each(|n| _ = table.learn(0, mac(5, n), PortId(port), START)));
+            scope.spawn(move || {
+                (0..4000).for_each(|n| _ = table.learn(&table.probe(Address::new(0, mac(5, n))), PortId(port), START))
+            });
         }
     });
     check(&table, START);
@@ -401,7 +426,10 @@ fn what_it_costs() {
         let table = Learned::new();
         let port = |n: usize| PortId(n as u16 % 16);
         let addresses: Vec<Mac> = (0..count).map(|n| mac(n as u16 % 16, n)).collect();
-        addresses.iter().enumerate().for_each(|(n, m)| _ = table.learn(10, *m, port(n), START));
+        addresses
+            .iter()
+            .enumerate()
+            .for_each(|(n, m)| _ = table.learn(&table.probe(Address::new(10, *m)), port(n), START));
         let best = |act: &dyn Fn(usize)| {
             let round = || {
                 let begin = Instant::now();
@@ -411,9 +439,9 @@ fn what_it_costs() {
             (0..20).map(|_| round()).fold(f64::MAX, f64::min)
         };
         let nothing = best(&|n| _ = black_box(addresses[n]));
-        let look = best(&|n| _ = black_box(table.lookup(10, addresses[n], START)));
-        let miss = best(&|n| _ = black_box(table.lookup(11, addresses[n], START)));
-        let known = best(&|n| _ = black_box(table.learn(10, addresses[n], port(n), START)));
+        let look = best(&|n| _ = black_box(table.lookup(&table.probe(Address::new(10, addresses[n])), START)));
+        let miss = best(&|n| _ = black_box(table.lookup(&table.probe(Address::new(11, addresses[n])), START)));
+        let known = best(&|n| _ = black_box(table.learn(&table.probe(Address::new(10, addresses[n])), port(n), START)));
         println!("{count}: look-up {look:.1} ns, unknown {miss:.1}, known again {known:.1}; the loop {nothing:.1}");
         assert_eq!(table.entries(START).count(), count as usize);
     }

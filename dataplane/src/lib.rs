@@ -34,7 +34,9 @@
 //! | a port's egress ring position | workers | workers | the egress's own short lock; never held over a copy or a system call |
 #![forbid(unsafe_code)]
 
+mod addresses;
 mod admit;
+mod burst;
 mod copy;
 mod counters;
 mod draft;
@@ -46,6 +48,7 @@ mod grace;
 mod inbox;
 mod learning;
 mod lists;
+mod look;
 mod originate;
 mod pause;
 mod plain;
@@ -55,18 +58,19 @@ mod snapshot;
 pub mod vnet;
 mod worker;
 
+pub use burst::Burst;
 pub use counters::{Counters, PortTotals, Tally};
 pub use drops::DropReason;
 pub use emit::{Caps, MAX_SEGMENTS, Plan};
-pub use frame::{BURST, Burst, Csum, Frame, Gso, HEAD_MAX, MAX_FRAME, MAX_FRAME_SLICES, Offload};
+pub use frame::{BURST, Csum, Frame, Gso, HEAD_MAX, MAX_FRAME, MAX_FRAME_SLICES, Offload};
 pub use grace::{Grace, Ticker};
 pub use inbox::{HEARD_MAX, Heard, Inbox};
-pub use learning::{Learned, Outcome, PARTS as LEARNED_PARTS, Seconds};
+pub use learning::{Learned, Outcome, PARTS as LEARNED_PARTS, Probe, Seconds};
 pub use originate::Originator;
 pub use pause::{Idle, LONGEST_NAP, LONGEST_SPIN, SPIN};
 pub use ports::{
     Arm, Delivery, Egress, Ingress, IngressSlot, Multicast, PortId, PortState, RxFilter, Sink, UnicastFilter,
 };
-pub use snapshot::{PortEntry, Role, Snapshot, UplinkRole, VnicRole};
+pub use snapshot::{Address, PortEntry, Role, Snapshot, UplinkRole, VnicRole};
 pub use vnet::{VNET_LEN, VnetHeader};
 pub use worker::{Worker, Workers};

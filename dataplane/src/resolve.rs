@@ -5,15 +5,16 @@ use teaming::Choice;
 use wire::{Mac, Tag};
 
 use crate::lists::Lists;
-use crate::snapshot::{PortEntry, Role, Snapshot, VnicRole};
-use crate::{Delivery, DropReason, Frame, PortId, Seconds};
+use crate::look::Look;
+use crate::snapshot::{Address, PortEntry, Role, Snapshot, VnicRole};
+use crate::{Delivery, DropReason, Frame, PortId};
 
 /// Puts the frame with index `index` on the list of each port that gets it, or says why there is none.
 #[inline]
 pub(crate) fn resolve(
     snapshot: &Snapshot,
     from: &PortEntry,
-    now: Seconds,
+    look: Option<&Look<'_>>,
     index: u8,
     frame: &Frame,
     domain: Tag,
@@ -21,7 +22,7 @@ pub(crate) fn resolve(
 ) -> Result<Resolved, DropReason> {
     let mut out = Out { from, index, frame, domain, lists, count: 0, last: None };
     let dst = frame.dst();
-    let verdict = if dst.is_group() { out.group(snapshot, dst) } else { out.unicast(snapshot, dst, now) };
+    let verdict = if dst.is_group() { out.group(snapshot, dst) } else { out.unicast(snapshot, dst, look) };
     if snapshot.has_taps() {
         out.taps(snapshot);
     }
@@ -30,6 +31,66 @@ pub(crate) fn resolve(
         0 => Err(verdict.err().unwrap_or(DropReason::NoMatch)),
         copies => Ok(Resolved { copies, alone }),
     }
+}
+
+/// The port a unicast frame from a guest is for, and the tag it is to see there, when it is for that port alone and is
+/// taken: the common case, decided with nothing written. `None` for every other, which [`resolve`] is for.
+#[inline]
+pub(crate) fn direct<'s>(
+    snapshot: &'s Snapshot,
+    from: &PortEntry,
+    look: Option<&Look<'_>>,
+    frame: &Frame,
+    domain: Tag,
+) -> Option<(&'s PortEntry, Option<Tag>)> {
+    let key = frame.key();
+    if key.is_group() || snapshot.has_taps() || from.vnic().is_none() {
+        return None;
+    }
+    let (to, tag) = match snapshot.lookup(Address::from_number(domain.vid(), key.dst())) {
+        Some(to) => (to, owner_takes(to, to.vnic()?, frame.dst(), domain)),
+        None => {
+            let to = snapshot.port(look?.destination()?)?;
+            (to, passes_on(to, to.vnic()?, domain))
+        }
+    };
+    (to.id != from.id).then_some((to, tag.ok()?))
+}
+
+/// The tag that the port whose address it is sees on a frame of `domain`, or why its guest does not get it.
+#[inline]
+fn owner_takes(to: &PortEntry, vnic: &VnicRole, dst: Mac, domain: Tag) -> Result<Option<Tag>, DropReason> {
+    let filter = to.state.unicast();
+    let all = filter.promiscuous() && vnic.policy.security.promiscuous;
+    let tag = vnic.policy.egress_tag(domain);
+    if !filter.started() {
+        Err(DropReason::NotConnected)
+    } else if !address_stands(to, vnic) {
+        Err(DropReason::MacChanged)
+    } else if !all && (!filter.on() || !filter.is_mac(dst) || !wants_tag(to, tag)) {
+        Err(DropReason::Filtered)
+    } else {
+        Ok(tag)
+    }
+}
+
+/// The same for a frame to somebody behind the port: its card's own address does not matter.
+#[inline]
+fn passes_on(to: &PortEntry, vnic: &VnicRole, domain: Tag) -> Result<Option<Tag>, DropReason> {
+    let tag = vnic.policy.egress_tag(domain);
+    if !to.state.unicast().started() {
+        Err(DropReason::NotConnected)
+    } else if !wants_tag(to, tag) {
+        Err(DropReason::Filtered)
+    } else {
+        Ok(tag)
+    }
+}
+
+/// True when the guest's VLAN filter, if it has one, takes the tag.
+#[inline]
+fn wants_tag(to: &PortEntry, tag: Option<Tag>) -> bool {
+    tag.is_none() || to.state.filter().wants_tag(tag)
 }
 
 /// What became of a frame.
@@ -52,17 +113,17 @@ struct Out<'a> {
 }
 
 impl Out<'_> {
-    fn unicast(&mut self, snapshot: &Snapshot, dst: Mac, now: Seconds) -> Result<(), DropReason> {
-        match snapshot.lookup(self.domain.vid(), dst) {
+    fn unicast(&mut self, snapshot: &Snapshot, dst: Mac, look: Option<&Look<'_>>) -> Result<(), DropReason> {
+        match snapshot.lookup(Address::from_number(self.domain.vid(), self.frame.key().dst())) {
             Some(to) if to.id == self.from.id => Err(DropReason::NoMatch),
             Some(to) if !self.accepted(to) => Err(DropReason::UplinkUnused),
             Some(to) => {
                 self.for_owner(to, dst);
                 Ok(())
             }
-            None => match snapshot.learned() {
+            None => match look {
                 None => self.uplink(snapshot),
-                Some(learned) => self.learnt(snapshot, learned.lookup(self.domain.vid(), dst, now)),
+                Some(look) => self.learnt(snapshot, look.destination()),
             },
         }
     }
@@ -92,15 +153,11 @@ impl Out<'_> {
         }
     }
 
-    /// To a port for somebody behind it: its card's own address does not matter.
+    /// To a port for somebody behind it.
     fn behind(&mut self, to: &PortEntry, vnic: &VnicRole) {
-        let tag = vnic.policy.egress_tag(self.domain);
-        if !to.state.unicast().started() {
-            self.refuse(to, DropReason::NotConnected);
-        } else if tag.is_some() && !to.state.filter().wants_tag(tag) {
-            self.refuse(to, DropReason::Filtered);
-        } else {
-            self.put(to, tag);
+        match passes_on(to, vnic, self.domain) {
+            Ok(tag) => self.put(to, tag),
+            Err(reason) => self.refuse(to, reason),
         }
     }
 
@@ -109,22 +166,9 @@ impl Out<'_> {
     #[inline]
     fn for_owner(&mut self, to: &PortEntry, dst: Mac) {
         let Some(vnic) = to.vnic() else { return };
-        let filter = to.state.unicast();
-        let all = filter.promiscuous() && vnic.policy.security.promiscuous;
-        let refusal = if !filter.started() {
-            Some(DropReason::NotConnected)
-        } else if !address_stands(to, vnic) {
-            Some(DropReason::MacChanged)
-        } else if !all && (!filter.on() || !filter.is_mac(dst)) {
-            Some(DropReason::Filtered)
-        } else {
-            None
-        };
-        let tag = vnic.policy.egress_tag(self.domain);
-        match refusal {
-            Some(reason) => self.refuse(to, reason),
-            None if !all && tag.is_some() && !to.state.filter().wants_tag(tag) => self.refuse(to, DropReason::Filtered),
-            None => self.put(to, tag),
+        match owner_takes(to, vnic, dst, self.domain) {
+            Ok(tag) => self.put(to, tag),
+            Err(reason) => self.refuse(to, reason),
         }
     }
 

@@ -8,6 +8,7 @@ use portgroups::{Policy, VlanMode};
 use teaming::Placement;
 use wire::{ETH_HEADER, Mac};
 
+use crate::addresses::Addresses;
 use crate::{Counters, Egress, Inbox, IngressSlot, Learned, PortId, PortState};
 
 /// What a port is.
@@ -62,9 +63,9 @@ pub struct PortEntry {
 pub struct Snapshot {
     ports: Vec<Option<PortEntry>>,
     /// (VLAN, MAC) of every EST and VST port, and of a VGT port whose address another VGT port has in other VLANs.
-    table: HashMap<u64, PortId, RandomState>,
+    table: Addresses,
     /// MAC of every VGT port; its policy tells the VLANs.
-    trunks: HashMap<u64, PortId, RandomState>,
+    trunks: Addresses,
     /// EST and VST ports by VLAN.
     domains: HashMap<u16, Vec<PortId>, RandomState>,
     trunk_ports: Vec<PortId>,
@@ -75,9 +76,40 @@ pub struct Snapshot {
     learned: Option<Arc<Learned>>,
 }
 
-#[inline]
-fn key(vid: u16, mac: Mac) -> u64 {
-    u64::from(vid) << 48 | mac.as_u64()
+/// A MAC address in a VLAN (0: untagged), as one number: what the tables are searched by.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Address(u64);
+
+impl Address {
+    /// `mac` in VLAN `vid`.
+    #[inline]
+    pub fn new(vid: u16, mac: Mac) -> Address {
+        Address::from_number(vid, mac.as_u64())
+    }
+
+    /// The same, with the address as [`Mac::as_u64`] has it.
+    #[inline]
+    pub(crate) fn from_number(vid: u16, mac: u64) -> Address {
+        Address(u64::from(vid & 0xfff) << 48 | mac)
+    }
+
+    /// VLAN and address: 12 bits and 48.
+    #[inline]
+    pub(crate) fn key(self) -> u64 {
+        self.0
+    }
+
+    /// The VLAN.
+    #[inline]
+    pub(crate) fn vid(self) -> u16 {
+        (self.0 >> 48) as u16
+    }
+
+    /// The address as a number.
+    #[inline]
+    pub(crate) fn mac(self) -> u64 {
+        self.0 & 0xffff_ffff_ffff
+    }
 }
 
 impl Snapshot {
@@ -86,8 +118,8 @@ impl Snapshot {
     pub fn new(entries: Vec<PortEntry>, mtu: u16) -> Snapshot {
         let mut s = Snapshot {
             ports: Vec::new(),
-            table: HashMap::default(),
-            trunks: HashMap::default(),
+            table: Addresses::default(),
+            trunks: Addresses::default(),
             domains: HashMap::default(),
             trunk_ports: Vec::new(),
             taps: Vec::new(),
@@ -113,18 +145,18 @@ impl Snapshot {
                 VlanMode::Est => self.enter(0, mac, id),
                 VlanMode::Vst(vid) => self.enter(*vid, mac, id),
                 // Two trunks with one address, which is fine while they share no VLAN: the second goes VLAN by VLAN.
-                VlanMode::Vgt(set) if self.trunks.contains_key(&mac.as_u64()) => {
+                VlanMode::Vgt(set) if self.trunks.get(mac.as_u64()).is_some() => {
                     set.iter().for_each(|vid| self.enter(vid, mac, id));
                 }
-                VlanMode::Vgt(_) => _ = self.trunks.insert(mac.as_u64(), id),
+                VlanMode::Vgt(_) => self.trunks.insert(mac.as_u64(), id),
             }
         }
     }
 
     /// Enters an address in one VLAN unless somebody has it there.
     fn enter(&mut self, vid: u16, mac: Mac, id: PortId) {
-        if self.lookup(vid, mac).is_none() {
-            self.table.insert(key(vid, mac), id);
+        if self.lookup(Address::new(vid, mac)).is_none() {
+            self.table.insert(Address::new(vid, mac).key(), id);
         }
     }
 
@@ -149,11 +181,11 @@ impl Snapshot {
             };
             match domain {
                 Some(vid) => {
-                    self.table.entry(key(vid, vnic.policy.mac)).or_insert(id);
+                    self.table.insert(Address::new(vid, vnic.policy.mac).key(), id);
                     self.domains.entry(vid).or_default().push(id);
                 }
                 None => {
-                    self.trunks.entry(vnic.policy.mac.as_u64()).or_insert(id);
+                    self.trunks.insert(vnic.policy.mac.as_u64(), id);
                     self.trunk_ports.push(id);
                 }
             }
@@ -200,17 +232,17 @@ impl Snapshot {
         self.ports.len()
     }
 
-    /// The vNIC port that has `mac` in VLAN `vid` (0: untagged).
+    /// The vNIC port that has this address.
     #[inline]
-    pub fn lookup(&self, vid: u16, mac: Mac) -> Option<&PortEntry> {
-        if let Some(id) = self.table.get(&key(vid, mac)) {
-            return self.port(*id);
+    pub fn lookup(&self, address: Address) -> Option<&PortEntry> {
+        if let Some(id) = self.table.get(address.key()) {
+            return self.port(id);
         }
         if self.trunks.is_empty() {
             return None;
         }
-        let entry = self.port(*self.trunks.get(&mac.as_u64())?)?;
-        entry.vnic().filter(|v| v.policy.is_member(vid)).map(|_| entry)
+        let entry = self.port(self.trunks.get(address.mac())?)?;
+        entry.vnic().filter(|v| v.policy.is_member(address.vid())).map(|_| entry)
     }
 
     /// The vNIC ports that belong to VLAN `vid`.

@@ -7,7 +7,7 @@
 #[cfg(not(target_endian = "little"))]
 compile_error!("the headers of packet sockets and taps would have to be read in another byte order");
 
-use crate::frame::gather;
+use crate::burst::gather;
 use crate::{Csum, DropReason, Gso, HEAD_MAX, Offload, Plan};
 use sharedmem::Slice;
 use wire::ip::{TCP, Transport};
