@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use crate::lookup::{Lookup, Place, Table, sealed};
 use crate::{Region, Ring, Slice};
 
 /// Most mappings a VMM may hold at once. QEMU uses about a dozen; Linux's vfio allows 65,535.
@@ -130,6 +131,12 @@ impl DmaMap {
         Ok(DmaMap { entries })
     }
 
+    /// A lookup that starts with the mapping of the last hit.
+    #[inline]
+    pub fn lookup<'h>(&self, hint: &'h mut Hint) -> Lookup<'_, 'h, DmaMap> {
+        Lookup::new(self, hint)
+    }
+
     fn find(&self, hint: &mut Hint, iova: u64) -> Option<&Mapping> {
         let inside = |e: &&Mapping| iova >= e.iova && iova - e.iova < e.len;
         if let Some(entry) = self.entries.get(hint.0).filter(inside) {
@@ -185,6 +192,28 @@ impl DmaMap {
             return Err(DmaError::Shape);
         }
         Ring::new(region, offset as usize, count).ok_or(DmaError::Shape)
+    }
+}
+
+impl sealed::Sealed for DmaMap {}
+
+impl Table for DmaMap {
+    type Hint = Hint;
+
+    #[inline]
+    fn at_hand(&self, hint: &Hint) -> Place {
+        let Some(entry) = self.entries.get(hint.0) else { return Place::NONE };
+        // `with` saw to it that the region is no shorter than the mapping.
+        entry.region.as_ref().map_or(Place::NONE, |region| Place {
+            guest: entry.iova,
+            len: entry.len,
+            base: region.base(),
+            writable: entry.writable && region.writable(),
+        })
+    }
+
+    fn search(&self, hint: &mut Hint, iova: u64) {
+        let _ = self.find(hint, iova);
     }
 }
 
@@ -246,6 +275,23 @@ mod tests {
     }
 
     proptest! {
+        /// A lookup with a place at hand says what the map says.
+        #[test]
+        fn what_is_at_hand_is_what_is_there(asks in prop::collection::vec((0u64..0x5000, 0u32..0x2000), 1..20)) {
+            let memory = region(0x2000);
+            let part = |iova, writable| Mapping { iova, len: 0x1000, region: Some(memory.clone()), writable };
+            let map = DmaMap::new().with(part(0x1000, true)).unwrap().with(part(0x2000, false)).unwrap();
+            let (mut hint, mut other) = (Hint::default(), Hint::default());
+            let mut lookup = map.lookup(&mut hint);
+            for (iova, len) in asks {
+                let expected = map.slice(&mut other, iova, len as usize, Access::Read).ok();
+                let found = lookup.whole(iova, len);
+                prop_assert_eq!(found.map(|s| (s.as_ptr(), s.len())), expected.map(|s| (s.as_ptr(), s.len())));
+                // No more than the mapping allows, whatever the memory would.
+                prop_assert!(found.is_none_or(|s| s.writable() == (iova < 0x2000)));
+            }
+        }
+
         /// Whatever is asked, an answer lies inside what was mapped, and agrees with a walk of the list.
         #[test]
         fn lookups_agree_with_a_plain_walk(

@@ -29,6 +29,7 @@
 
 mod dma;
 pub mod fault;
+mod lookup;
 mod memtable;
 mod page;
 mod prefetch;
@@ -39,7 +40,8 @@ mod virtq;
 mod virtq_driver;
 
 pub use dma::{Access, DmaError, DmaMap, Hint, MAX_MAPPINGS, MapError, Mapping};
-pub use memtable::{Lookup, MAX_SPANS, MemTable, Span, SpanHint};
+pub use lookup::{Lookup, Place, Table};
+pub use memtable::{MAX_SPANS, MemTable, Span, SpanHint};
 pub use page::SharedPage;
 pub use prefetch::prefetch;
 pub use region::Region;

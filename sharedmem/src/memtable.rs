@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use crate::lookup::{Lookup, Place, Table, sealed};
 use crate::{MapError, Region, Slice};
 
 /// Most regions a peer may share at once. QEMU with memory hotplug uses up to 509.
@@ -22,14 +23,6 @@ pub struct Span {
     pub offset: usize,
 }
 
-/// A span with its place looked up, for the path of a frame.
-#[derive(Clone, Copy, Debug)]
-struct Place {
-    guest: u64,
-    len: u64,
-    base: *mut u8,
-}
-
 /// An immutable table of guest memory. A change makes a new one; the old one and its memory live until the
 /// last user has let go.
 #[derive(Clone, Debug, Default)]
@@ -44,31 +37,18 @@ unsafe impl Send for MemTable {}
 // SAFETY: as above.
 unsafe impl Sync for MemTable {}
 
-/// Looks up buffer after buffer, mostly in the same span: that one is at hand.
-pub struct Lookup<'m, 'h> {
-    table: &'m MemTable,
-    hint: &'h mut SpanHint,
-    at_hand: Place,
-}
+impl sealed::Sealed for MemTable {}
 
-impl<'m> Lookup<'m, '_> {
-    /// The `len` bytes from guest address `guest`; `None` when they do not all lie in one span.
-    #[inline(always)]
-    pub fn whole(&mut self, guest: u64, len: u32) -> Option<Slice<'m>> {
-        let offset = guest.wrapping_sub(self.at_hand.guest);
-        if offset < self.at_hand.len && u64::from(len) <= self.at_hand.len - offset {
-            // SAFETY: offset..offset + len lies in a span of the table, whose mapping it keeps while it is borrowed, and
-            // which is writable, as `with` checked.
-            return Some(unsafe { Slice::from_raw(self.at_hand.base.add(offset as usize), len as usize, true) });
-        }
-        self.elsewhere(guest, len)
+impl Table for MemTable {
+    type Hint = SpanHint;
+
+    #[inline]
+    fn at_hand(&self, hint: &SpanHint) -> Place {
+        self.places.get(hint.0).copied().unwrap_or(Place::NONE)
     }
 
-    #[cold]
-    fn elsewhere(&mut self, guest: u64, len: u32) -> Option<Slice<'m>> {
-        let whole = self.table.prefix(self.hint, guest, len).filter(|piece| piece.len() == len as usize);
-        self.at_hand = self.table.at_hand(self.hint);
-        whole
+    fn search(&self, hint: &mut SpanHint, guest: u64) {
+        let _ = self.find(hint, guest);
     }
 }
 
@@ -127,20 +107,15 @@ impl MemTable {
         let place = |s: &Span| {
             // SAFETY: `with` checked that offset..offset + len lies in the region.
             let base = unsafe { s.region.base().add(s.offset) };
-            Place { guest: s.guest, len: s.len, base }
+            Place { guest: s.guest, len: s.len, base, writable: true }
         };
         MemTable { places: spans.iter().map(place).collect(), spans }
     }
 
     /// A lookup that starts with the span of the last hit.
     #[inline]
-    pub fn lookup<'h>(&self, hint: &'h mut SpanHint) -> Lookup<'_, 'h> {
-        Lookup { table: self, at_hand: self.at_hand(hint), hint }
-    }
-
-    #[inline]
-    fn at_hand(&self, hint: &SpanHint) -> Place {
-        self.places.get(hint.0).copied().unwrap_or(Place { guest: 0, len: 0, base: std::ptr::null_mut() })
+    pub fn lookup<'h>(&self, hint: &'h mut SpanHint) -> Lookup<'_, 'h, MemTable> {
+        Lookup::new(self, hint)
     }
 
     #[inline]

@@ -95,7 +95,7 @@ fn add<'m, const N: usize>(
 
 /// The chain of one descriptor, when it is that: the common case, without a walk.
 #[inline(always)]
-pub fn single<'m>(lookup: &mut Lookup<'m, '_>, desc: &VirtqDesc, writable: bool) -> Option<Slice<'m>> {
+pub fn single<'m>(lookup: &mut Lookup<'m, '_, MemTable>, desc: &VirtqDesc, writable: bool) -> Option<Slice<'m>> {
     if desc.flags != if writable { WRITE } else { 0 } {
         return None;
     }

@@ -1,0 +1,77 @@
+//! Looking up buffer after buffer, mostly in the same stretch of guest memory: that one is at hand.
+
+use crate::Slice;
+
+/// A stretch of guest memory with its place: `base` is mapped for `len` bytes, and writable, while the table it is from
+/// is borrowed.
+#[derive(Clone, Copy, Debug)]
+pub struct Place {
+    pub(crate) guest: u64,
+    pub(crate) len: u64,
+    pub(crate) base: *mut u8,
+    pub(crate) writable: bool,
+}
+
+impl Place {
+    /// Nowhere: no buffer lies in it.
+    pub(crate) const NONE: Place = Place { guest: 0, len: 0, base: std::ptr::null_mut(), writable: false };
+}
+
+/// A table of guest memory. Only this crate's are: what [`Table::at_hand`] says is believed.
+pub trait Table: sealed::Sealed {
+    /// Remembers the last hit.
+    type Hint;
+
+    /// The stretch of the last hit; an empty one when there is none.
+    fn at_hand(&self, hint: &Self::Hint) -> Place;
+
+    /// Looks for the stretch that `guest` lies in, and remembers it if there is one.
+    fn search(&self, hint: &mut Self::Hint, guest: u64);
+}
+
+pub(crate) mod sealed {
+    /// Keeps [`super::Table`] to this crate.
+    pub trait Sealed {}
+}
+
+/// A user's way through a table: it has the stretch of its last hit at hand.
+pub struct Lookup<'m, 'h, T: Table> {
+    table: &'m T,
+    hint: &'h mut T::Hint,
+    place: Place,
+}
+
+impl<'m, 'h, T: Table> Lookup<'m, 'h, T> {
+    /// Starts with the stretch that `hint` remembers.
+    #[inline]
+    pub fn new(table: &'m T, hint: &'h mut T::Hint) -> Lookup<'m, 'h, T> {
+        Lookup { table, place: table.at_hand(hint), hint }
+    }
+
+    /// The `len` bytes from guest address `guest`; `None` when they do not all lie in one stretch that may be read.
+    #[inline(always)]
+    pub fn whole(&mut self, guest: u64, len: u32) -> Option<Slice<'m>> {
+        match self.near(guest, len) {
+            None => self.elsewhere(guest, len),
+            found => found,
+        }
+    }
+
+    /// The same, if they lie in the stretch at hand.
+    #[inline(always)]
+    fn near(&self, guest: u64, len: u32) -> Option<Slice<'m>> {
+        let offset = guest.wrapping_sub(self.place.guest);
+        if offset >= self.place.len || u64::from(len) > self.place.len - offset {
+            return None;
+        }
+        // SAFETY: offset..offset + len lies in a stretch of the table, whose mapping it keeps while it is borrowed.
+        Some(unsafe { Slice::from_raw(self.place.base.add(offset as usize), len as usize, self.place.writable) })
+    }
+
+    #[cold]
+    fn elsewhere(&mut self, guest: u64, len: u32) -> Option<Slice<'m>> {
+        self.table.search(self.hint, guest);
+        self.place = self.table.at_hand(self.hint);
+        self.near(guest, len)
+    }
+}
