@@ -146,8 +146,8 @@ fn port(index: u8, frame: usize, macs: u16) -> (PortEntry, Guest) {
         receivers: ArrayVec::new(),
         failed: AtomicBool::new(false),
     };
-    active.tx[0] = Some(TxQueueRings { ring: tx_ring, state: Arc::new(TxState::new(0)) });
-    active.rx[0] = Some(RxQueue { ring: rx_ring, state: Arc::new(RxState::new(0)) });
+    active.tx[0] = Some(TxQueueRings { ring: tx_ring.into(), state: Arc::new(TxState::new(0)) });
+    active.rx[0] = Some(RxQueue { ring: rx_ring.into(), state: Arc::new(RxState::new(0)) });
     active.receivers.push(0);
     let counters = Arc::new(Counters::new(1));
     (entry(index, active, macs > 1, counters.clone()), Guest { tx, rx, counters })

@@ -57,7 +57,18 @@ impl<'m, 'h, T: Table> Lookup<'m, 'h, T> {
         }
     }
 
-    /// The same, if they lie in the stretch at hand.
+    /// The longest window from guest address `guest`, at most `len` bytes, that lies in one stretch; `None` when nothing is
+    /// there. A buffer that crosses stretches is taken in two calls.
+    #[inline]
+    pub fn prefix(&mut self, guest: u64, len: u32) -> Option<Slice<'m>> {
+        if let Some(whole) = self.whole(guest, len) {
+            return Some(whole);
+        }
+        let rest = self.place.len.checked_sub(guest.wrapping_sub(self.place.guest))?;
+        self.near(guest, u32::try_from(rest).ok()?.min(len)).filter(|piece| !piece.is_empty())
+    }
+
+    /// The `len` bytes from there, if they lie in the stretch at hand.
     #[inline(always)]
     fn near(&self, guest: u64, len: u32) -> Option<Slice<'m>> {
         let offset = guest.wrapping_sub(self.place.guest);

@@ -104,8 +104,8 @@ impl Rig {
             receivers: ArrayVec::new(),
             failed: AtomicBool::new(false),
         };
-        active.tx[0] = Some(TxQueueRings { ring: tx.open(&memory), state: Arc::new(TxState::new(0)) });
-        active.rx[0] = Some(RxQueue { ring: rx.open(&memory), state: Arc::new(RxState::new(0)) });
+        active.tx[0] = Some(TxQueueRings { ring: tx.open(&memory).into(), state: Arc::new(TxState::new(0)) });
+        active.rx[0] = Some(RxQueue { ring: rx.open(&memory).into(), state: Arc::new(RxState::new(0)) });
         active.receivers.push(0);
         let active = Arc::new(active);
         let (state, interrupts) = (Arc::new(PortState::new()), Interrupts::new());

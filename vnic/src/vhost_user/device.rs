@@ -100,6 +100,11 @@ impl Device {
         self.vrings.get_mut(index as usize).filter(|_| (index as usize) < pairs * 2).ok_or(Error::InvalidParam)
     }
 
+    /// True when the driver chose packed rings.
+    fn packed(&self) -> bool {
+        self.features & features::RING_PACKED != 0
+    }
+
     /// Puts the rings as they are now in force, and waits until nobody uses the old ones.
     fn rebuild(&mut self) {
         let mut active = Active {
@@ -110,24 +115,25 @@ impl Device {
             receivers: ArrayVec::new(),
             failed: AtomicBool::new(false),
         };
+        let packed = self.packed();
         let implied = self.features & features::PROTOCOL_FEATURES == 0;
         let mut any = false;
         for (index, vring) in self.vrings.iter_mut().enumerate() {
             if !vring.started || !(vring.enabled || implied) {
                 continue;
             }
-            let Some(ring) = resolve(&self.table, vring) else { continue };
+            let Some(ring) = resolve(&self.table, vring, packed) else { continue };
             any = true;
-            let pair = index / 2;
+            let (pair, start) = (index / 2, vring.start(packed));
             if index % 2 == 0 {
-                let state = vring.rx.get_or_insert_with(|| Arc::new(RxState::new(vring.base))).clone();
+                let state = vring.rx.get_or_insert_with(|| Arc::new(RxState::new(start))).clone();
                 // Reception is polled: the driver need not say that it gave buffers.
-                ring.set_no_notify(true);
+                ring.ask_for_quiet();
                 active.rx[pair] = Some(RxQueue { ring, state });
                 active.receivers.push(pair as u8);
             } else {
-                let state = vring.tx.get_or_insert_with(|| Arc::new(TxState::new(vring.base))).clone();
-                ring.set_no_notify(true);
+                let state = vring.tx.get_or_insert_with(|| Arc::new(TxState::new(start))).clone();
+                ring.ask_for_quiet();
                 active.tx[pair] = Some(TxQueueRings { ring, state });
             }
         }
@@ -294,7 +300,8 @@ impl VhostUserBackendReqHandlerMut for Device {
     }
 
     fn set_vring_base(&mut self, index: u32, base: u32) -> Result<()> {
-        let base = u16::try_from(base).map_err(|_| Error::InvalidParam)?;
+        // The upper half is where a packed ring's used entries go on: where the available ones do, for us.
+        let base = if self.packed() { base as u16 } else { u16::try_from(base).map_err(|_| Error::InvalidParam)? };
         let vring = self.vring(index)?;
         (vring.base, vring.tx, vring.rx) = (base, None, None);
         self.rebuild();
@@ -305,14 +312,16 @@ impl VhostUserBackendReqHandlerMut for Device {
     fn get_vring_base(&mut self, index: u32) -> Result<VhostUserVringState> {
         self.vring(index)?.started = false;
         self.rebuild();
+        let packed = self.packed();
         let vring = self.vring(index)?;
         let next = match (vring.tx.take(), vring.rx.take()) {
             (Some(tx), _) => tx.next.load(Ordering::Acquire),
             (None, Some(rx)) => rx.positions.lock().map_or(0, |p| p.next),
-            (None, None) => vring.base,
+            (None, None) => vring.start(packed),
         };
-        vring.base = next;
-        Ok(VhostUserVringState::new(index, u32::from(next)))
+        let (base, told) = vring.told(next, packed);
+        vring.base = base;
+        Ok(VhostUserVringState::new(index, told))
     }
 
     fn set_vring_kick(&mut self, index: u8, fd: Option<File>) -> Result<()> {

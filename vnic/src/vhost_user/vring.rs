@@ -5,9 +5,9 @@ use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
 use rustix::fs::OFlags;
-use sharedmem::{MemTable, SplitRing};
+use sharedmem::{MemTable, PackedRing, SplitRing};
 
-use crate::virtio::{RxState, TxState};
+use crate::virtio::{RxState, TxState, Virtqueue, base, position};
 
 /// One ring as the VMM described it so far.
 #[derive(Clone, Default)]
@@ -16,7 +16,7 @@ pub(super) struct Vring {
     pub(super) size: u16,
     /// Descriptors, driver area, device area: addresses of the VMM's.
     pub(super) places: Option<[u64; 3]>,
-    /// Where it starts.
+    /// Where it starts, as the VMM says it: an index, in a packed ring with the wrap counter.
     pub(super) base: u16,
     /// A kick descriptor came: the ring runs.
     pub(super) started: bool,
@@ -29,14 +29,36 @@ pub(super) struct Vring {
 }
 
 /// The rings of `vring` in guest memory, when all of them lie in it.
-pub(super) fn resolve(table: &MemTable, vring: &Vring) -> Option<SplitRing> {
+pub(super) fn resolve(table: &MemTable, vring: &Vring, packed: bool) -> Option<Virtqueue> {
     let [desc, avail, used] = vring.places?;
     let n = u64::from(vring.size);
     let place = |address: u64, len: u64| {
         let (region, offset, rest) = table.user(address)?;
         (len <= rest).then_some((region, offset))
     };
-    SplitRing::new(vring.size, place(desc, 16 * n)?, place(avail, 6 + 2 * n)?, place(used, 6 + 8 * n)?)
+    if packed {
+        let ring = PackedRing::new(vring.size, place(desc, 16 * n)?, place(avail, 4)?, place(used, 4)?)?;
+        return Some(ring.into());
+    }
+    let ring = SplitRing::new(vring.size, place(desc, 16 * n)?, place(avail, 6 + 2 * n)?, place(used, 6 + 8 * n)?)?;
+    Some(ring.into())
+}
+
+impl Vring {
+    /// The position it starts at.
+    pub(super) fn start(&self, packed: bool) -> u16 {
+        if packed { position(self.size, self.base) } else { self.base }
+    }
+
+    /// What the VMM is told of `position`: in a packed ring twice, what is available and what is used, for both are at
+    /// the same place while the ring is at rest (vhost-user protocol, "Vring state").
+    pub(super) fn told(&self, position: u16, packed: bool) -> (u16, u32) {
+        if !packed {
+            return (position, position.into());
+        }
+        let base = base(self.size, position);
+        (base, u32::from(base) << 16 | u32::from(base))
+    }
 }
 
 /// An eventfd that a worker may write or read without waiting.

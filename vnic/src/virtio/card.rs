@@ -1,14 +1,15 @@
 //! What the control half and the worker halves of a card share.
 
 use std::os::fd::OwnedFd;
-use std::sync::atomic::{AtomicBool, AtomicU16, Ordering, fence};
+use std::sync::atomic::{AtomicBool, AtomicU16, Ordering};
 use std::sync::{Arc, Mutex};
 
 use arc_swap::ArcSwapOption;
 use arrayvec::ArrayVec;
 use dataplane::PortState;
-use sharedmem::{MemTable, SplitRing};
+use sharedmem::MemTable;
 
+use super::ring::{Virtq, Virtqueue};
 use crate::irq::Interrupts;
 
 /// Most queue pairs of a card; each has one vector per queue.
@@ -47,7 +48,7 @@ pub struct Active {
 /// A transmit queue.
 pub struct TxQueueRings {
     /// Its rings.
-    pub ring: SplitRing,
+    pub ring: Virtqueue,
     /// How far it has come.
     pub state: Arc<TxState>,
 }
@@ -55,7 +56,7 @@ pub struct TxQueueRings {
 /// A receive queue.
 pub struct RxQueue {
     /// Its rings.
-    pub ring: SplitRing,
+    pub ring: Virtqueue,
     /// How far it has come.
     pub state: Arc<RxState>,
 }
@@ -63,7 +64,7 @@ pub struct RxQueue {
 /// How far a transmit queue has come; one worker at a time moves it.
 #[derive(Debug)]
 pub struct TxState {
-    /// The next available entry, which is also the next used one: frames are used in order.
+    /// The next available position, which is also the next used one: frames are used in order.
     pub next: AtomicU16,
     /// False while the driver need not signal.
     pub armed: AtomicBool,
@@ -107,34 +108,19 @@ impl RxState {
 impl RxPositions {
     /// The copies into used entries `start..end` are done: publishes them once everything before them is. Returns the
     /// published index before and after.
-    pub fn finish(&mut self, ring: &SplitRing, start: u16, end: u16) -> (u16, u16) {
+    pub fn finish(&mut self, ring: &impl Virtq, start: u16, end: u16) -> (u16, u16) {
         let before = self.published;
         if start == self.published {
             self.published = end;
             while let Some(at) = self.done.iter().position(|(s, _)| *s == self.published) {
                 self.published = self.done.swap_remove(at).1;
             }
-            ring.set_used_idx(self.published);
+            ring.publish(self.published);
         } else {
             // There are never more deliverers than places: each has one reservation at a time.
             let _ = self.done.try_push((start, end));
         }
         (before, self.published)
-    }
-}
-
-/// True when the driver is to be told that the used index went from `before` to `after` (virtio 1.2, 2.7.10).
-#[inline]
-pub fn wants_interrupt(ring: &SplitRing, event_idx: bool, before: u16, after: u16) -> bool {
-    if before == after {
-        return false;
-    }
-    // The index is visible before the driver's wish is read: it writes its wish, then looks at the index.
-    fence(Ordering::SeqCst);
-    if event_idx {
-        after.wrapping_sub(ring.used_event()).wrapping_sub(1) < after.wrapping_sub(before)
-    } else {
-        !ring.no_interrupt()
     }
 }
 

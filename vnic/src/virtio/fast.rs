@@ -4,9 +4,10 @@ use std::sync::PoisonError;
 
 use arrayvec::ArrayVec;
 use dataplane::{BURST, Burst, Delivery, Frame, Tally, VNET_LEN};
-use sharedmem::{MemTable, Slice, SpanHint, SplitRing};
+use sharedmem::{MemTable, Slice, SpanHint};
 
 use super::chain::single;
+use super::ring::Virtq;
 use super::rx::{HEADER, Path};
 
 /// Plain frames, and for each the whole buffer reserved for it, header and all.
@@ -22,24 +23,24 @@ fn plain_header<const P: usize>() -> [u8; P] {
     header
 }
 
-impl<'a> Path<'a> {
+impl<'a, R: Virtq> Path<'a, R> {
     /// The fast lane: plain frames from the start of `list`, each into a buffer of one descriptor that holds it. Returns
     /// how many it was, and true when the driver is to be told. Stops at the first frame or buffer of another kind, and
     /// when the ring is empty.
     #[inline]
     pub(super) fn deliver_plain(&self, burst: &Burst<'_>, list: &[Delivery], tally: &mut Tally) -> (usize, bool) {
-        let (mut heads, mut pairs) = ([0; BURST], ArrayVec::new());
-        let start = self.reserve_plain(burst, list, &mut heads, &mut pairs);
+        let (mut ids, mut pairs) = ([0; BURST], ArrayVec::new());
+        let start = self.reserve_plain(burst, list, &mut ids, &mut pairs);
         if pairs.is_empty() {
             return (0, false);
         }
         let bytes = if self.header == HEADER {
-            fill_plain::<HEADER>(&self.queue.ring, burst, start, &heads, &pairs)
+            fill_plain::<HEADER>(self.ring, burst, start, &ids, &pairs)
         } else {
-            fill_plain::<VNET_LEN>(&self.queue.ring, burst, start, &heads, &pairs)
+            fill_plain::<VNET_LEN>(self.ring, burst, start, &ids, &pairs)
         };
         tally.delivered_all(pairs.len(), bytes);
-        (pairs.len(), self.finish(start, pairs.len() as u16))
+        (pairs.len(), self.finish(start, start.wrapping_add(pairs.len() as u16)))
     }
 
     /// Reserves a buffer for each frame, as long as all is plain; returns where they start.
@@ -48,48 +49,39 @@ impl<'a> Path<'a> {
         &self,
         burst: &'b Burst<'_>,
         list: &[Delivery],
-        heads: &mut [u16; BURST],
+        ids: &mut [u16; BURST],
         pairs: &mut Pairs<'a, 'b>,
     ) -> u16 {
-        let ring = &self.queue.ring;
-        let mut positions = self.queue.state.positions.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut positions = self.state.positions.lock().unwrap_or_else(PoisonError::into_inner);
         let start = positions.next;
-        let wanted = list.len().min(BURST) as u16;
-        let mut there = positions.avail.wrapping_sub(start);
-        if there < wanted {
-            let avail = ring.avail_idx();
-            // What makes no sense is the other lane's to find.
-            if avail.wrapping_sub(start) <= ring.size() {
-                positions.avail = avail;
-                there = avail.wrapping_sub(start);
-            }
-        }
-        let heads = &mut heads[..usize::from(there.min(wanted))];
-        ring.avail_run(start, heads);
-        heads.iter().for_each(|head| ring.prefetch(*head));
-        rooms(ring, &self.active.table, burst, list, heads, self.header, pairs);
+        let wanted = &mut ids[..list.len().min(BURST)];
+        // A ring that makes no sense is the other lane's to find.
+        let there = self.ring.singles(start, &mut positions.avail, wanted).unwrap_or(0);
+        rooms(self.ring, &self.active.table, burst, list, (start, &ids[..there]), self.header, pairs);
         positions.next = start.wrapping_add(pairs.len() as u16);
         start
     }
 }
 
-/// The frames of `list`, as long as they are plain and the buffers of `heads` hold them in one piece.
+/// The frames of `list`, as long as they are plain and the buffers from position `start` on, whose chains are `ids`,
+/// hold them in one piece.
 #[inline(never)]
 fn rooms<'m, 'b>(
-    ring: &SplitRing,
+    ring: &impl Virtq,
     table: &'m MemTable,
     burst: &'b Burst<'_>,
     list: &[Delivery],
-    heads: &[u16],
+    (mut at, ids): (u16, &[u16]),
     header: usize,
     pairs: &mut Pairs<'m, 'b>,
 ) {
     let mut hint = SpanHint::default();
     let mut lookup = table.lookup(&mut hint);
-    for (delivery, head) in list.iter().zip(heads) {
+    for (delivery, id) in list.iter().zip(ids) {
         let Some(frame) = burst.plain(delivery) else { break };
-        let Some(room) = ring.desc(*head).and_then(|desc| single(&mut lookup, &desc, true)) else { break };
+        let Some(room) = ring.first(at, *id).and_then(|desc| single(&mut lookup, &desc, true)) else { break };
         room.prefetch_write();
+        at = at.wrapping_add(1);
         if room.len() < frame.len() + header || pairs.try_push((frame, room)).is_err() {
             break;
         }
@@ -99,17 +91,17 @@ fn rooms<'m, 'b>(
 /// Writes header, frame and used entry of each; returns the bytes of the frames. `P` is the length of the header.
 #[inline(never)]
 fn fill_plain<const P: usize>(
-    ring: &SplitRing,
+    ring: &impl Virtq,
     burst: &Burst<'_>,
     start: u16,
-    heads: &[u16; BURST],
+    ids: &[u16; BURST],
     pairs: &[(&Frame, Slice<'_>)],
 ) -> usize {
     let (header, mut index, mut bytes) = (plain_header::<P>(), start, 0);
-    for ((frame, room), head) in pairs.iter().zip(heads) {
+    for ((frame, room), id) in pairs.iter().zip(ids) {
         // Cannot fail: the room was measured when it was reserved.
         let _ = burst.write_plain(frame, &header, room, false);
-        ring.set_used(index, *head, (P + frame.len()) as u32);
+        ring.put_used(index, *id, (P + frame.len()) as u32);
         index = index.wrapping_add(1);
         bytes += frame.len();
     }

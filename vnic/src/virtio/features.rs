@@ -40,6 +40,9 @@ pub const PROTOCOL_FEATURES: u64 = 1 << 30;
 /// Not a legacy device.
 pub const VERSION_1: u64 = 1 << 32;
 
+/// Packed rings (2.8).
+pub const RING_PACKED: u64 = 1 << 34;
+
 /// What is offered to every driver.
 const OFFERED: u64 = CSUM
     | GUEST_CSUM
@@ -56,7 +59,8 @@ const OFFERED: u64 = CSUM
     | INDIRECT_DESC
     | EVENT_IDX
     | PROTOCOL_FEATURES
-    | VERSION_1;
+    | VERSION_1
+    | RING_PACKED;
 
 /// Bytes of the header before each frame.
 pub fn header_len(features: u64) -> usize {

@@ -11,15 +11,17 @@
 //!  vhost_user::Device (control thread) --ArcSwap--> Active: memory table, rings ; positions live on in each queue's state
 //! ```
 //!
-//! Facts are from the virtio 1.2 specification: sections 2.7 (split rings) and 5.1 (network device).
+//! Facts are from the virtio 1.2 specification: sections 2.7 (split rings), 2.8 (packed rings) and 5.1 (network device).
 
 mod card;
 mod chain;
 mod fast;
 pub mod features;
+mod ring;
 mod rx;
 mod tx;
 
 pub use card::{Active, Card, MAX_PAIRS, RxQueue, RxState, TxQueueRings, TxState};
+pub use ring::{Virtqueue, base, position};
 pub use rx::RxPath;
 pub use tx::TxQueue;

@@ -9,11 +9,11 @@ use std::sync::{Arc, PoisonError};
 use arrayvec::ArrayVec;
 use dataplane::vnet::DATA_VALID;
 use dataplane::{BURST, Burst, Caps, Csum, Delivery, DropReason, Egress, Plan, Tally, VNET_LEN, VnetHeader};
-use sharedmem::{Slice, SpanHint};
+use sharedmem::{Lookup, MemTable, Slice, SpanHint};
 
-use super::card::{Active, Card, RxPositions, RxQueue, wants_interrupt};
-use super::chain::{single, walk};
+use super::card::{Active, Card, RxPositions, RxState};
 use super::features::{self, caps, header_len};
+use super::ring::{Found, Virtq, Virtqueue};
 
 /// Chains reserved at a time; one frame takes no more.
 const CHAINS: usize = 128;
@@ -60,23 +60,10 @@ impl RxPath {
             active.fail();
             return list.iter().for_each(|_| tally.dropped(DropReason::NotConnected));
         };
-        let header = header_len(active.features);
-        let mergeable = active.features & features::MRG_RXBUF != 0;
-        let path = Path { active, queue, header, mergeable, caps: caps(active.features) };
-        let mut told = false;
-        let mut rest = list;
-        while !rest.is_empty() {
-            // What the fast lane does not take stays in its place in the order.
-            let (done, tell) = path.deliver_plain(burst, rest, tally);
-            told |= tell;
-            rest = rest.get(done..).unwrap_or(&[]);
-            let stuck = rest.len().min(if done == 0 { BURST } else { 0 });
-            if stuck > 0 {
-                let upto = rest.iter().take(stuck).position(|d| burst.plain(d).is_some()).map_or(stuck, |n| n.max(1));
-                told |= path.deliver(burst, &rest[..upto], tally);
-                rest = &rest[upto..];
-            }
-        }
+        let told = match &queue.ring {
+            Virtqueue::Split(ring) => Path::new(active, ring, &queue.state).deliver_all(burst, list, tally),
+            Virtqueue::Packed(ring) => Path::new(active, ring, &queue.state).deliver_all(burst, list, tally),
+        };
         if told {
             self.card.interrupts.raise(usize::from(pair) * 2);
         }
@@ -114,7 +101,9 @@ fn queue_of(burst: &Burst<'_>, delivery: &Delivery) -> usize {
 
 /// A reserved chain.
 struct Chain {
-    head: u16,
+    id: u16,
+    /// Its position.
+    at: u16,
     /// Bytes it holds.
     room: u32,
     /// Bytes written to it, for the driver.
@@ -130,33 +119,61 @@ struct Job {
     pieces: u16,
 }
 
-/// What one look at the ring reserved.
+/// What one look at the ring reserved: positions from `start` up to `end`.
 struct Batch<'m> {
     start: u16,
+    end: u16,
     jobs: ArrayVec<Job, BURST>,
     chains: ArrayVec<Chain, CHAINS>,
     pieces: ArrayVec<Slice<'m>, PIECES>,
 }
 
 /// What is fixed for one call.
-pub(super) struct Path<'a> {
+pub(super) struct Path<'a, R> {
     pub(super) active: &'a Active,
-    pub(super) queue: &'a RxQueue,
+    pub(super) ring: &'a R,
+    pub(super) state: &'a RxState,
     /// Bytes of the header before each frame.
     pub(super) header: usize,
     mergeable: bool,
     caps: Caps,
 }
 
-impl<'a> Path<'a> {
-    /// Publishes `count` used entries from `start` on, in their order. True when the driver is to be told.
+impl<'a, R: Virtq> Path<'a, R> {
     #[inline]
-    pub(super) fn finish(&self, start: u16, count: u16) -> bool {
-        let ring = &self.queue.ring;
-        let mut positions = self.queue.state.positions.lock().unwrap_or_else(PoisonError::into_inner);
-        let (before, after) = positions.finish(ring, start, start.wrapping_add(count));
+    fn new(active: &'a Active, ring: &'a R, state: &'a RxState) -> Path<'a, R> {
+        let header = header_len(active.features);
+        let mergeable = active.features & features::MRG_RXBUF != 0;
+        Path { active, ring, state, header, mergeable, caps: caps(active.features) }
+    }
+
+    /// Delivers `list`; true when the driver is to be told.
+    #[inline]
+    fn deliver_all(&self, burst: &Burst<'_>, list: &[Delivery], tally: &mut Tally) -> bool {
+        let mut told = false;
+        let mut rest = list;
+        while !rest.is_empty() {
+            // What the fast lane does not take stays in its place in the order.
+            let (done, tell) = self.deliver_plain(burst, rest, tally);
+            told |= tell;
+            rest = rest.get(done..).unwrap_or(&[]);
+            let stuck = rest.len().min(if done == 0 { BURST } else { 0 });
+            if stuck > 0 {
+                let upto = rest.iter().take(stuck).position(|d| burst.plain(d).is_some()).map_or(stuck, |n| n.max(1));
+                told |= self.deliver(burst, &rest[..upto], tally);
+                rest = &rest[upto..];
+            }
+        }
+        told
+    }
+
+    /// Publishes used entries `start` to `end`, in their order. True when the driver is to be told.
+    #[inline]
+    pub(super) fn finish(&self, start: u16, end: u16) -> bool {
+        let mut positions = self.state.positions.lock().unwrap_or_else(PoisonError::into_inner);
+        let (before, after) = positions.finish(self.ring, start, end);
         drop(positions);
-        wants_interrupt(ring, self.active.features & features::EVENT_IDX != 0, before, after)
+        self.ring.wants_interrupt(self.active.features & features::EVENT_IDX != 0, before, after)
     }
 
     /// Delivers at most a burst; true when the driver is to be told.
@@ -176,7 +193,8 @@ impl<'a> Path<'a> {
         }
         let (mut at, mut told) = ((0, 0), false);
         while at.0 < plans.len() {
-            let mut batch = Batch { start: 0, jobs: ArrayVec::new(), chains: ArrayVec::new(), pieces: ArrayVec::new() };
+            let mut batch =
+                Batch { start: 0, end: 0, jobs: ArrayVec::new(), chains: ArrayVec::new(), pieces: ArrayVec::new() };
             self.reserve(&plans, &mut at, &mut batch, tally);
             for job in &batch.jobs {
                 let Some(plan) = plans.get(usize::from(job.plan)) else { continue };
@@ -196,10 +214,23 @@ impl<'a> Path<'a> {
     /// Reserves chains for output frames from `at` (plan, segment) on, until a batch is full.
     #[inline]
     fn reserve(&self, plans: &[Plan<'_, '_>], at: &mut (usize, u32), batch: &mut Batch<'a>, tally: &mut Tally) {
-        let mut positions = self.queue.state.positions.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut positions = self.state.positions.lock().unwrap_or_else(PoisonError::into_inner);
         batch.start = positions.next;
-        self.look_ahead(&positions, plans.len() - at.0);
         let mut hint = SpanHint::default();
+        let mut memory = self.active.table.lookup(&mut hint);
+        self.reserve_each(plans, at, batch, &mut positions, &mut memory, tally);
+        batch.end = positions.next;
+    }
+
+    fn reserve_each(
+        &self,
+        plans: &[Plan<'_, '_>],
+        at: &mut (usize, u32),
+        batch: &mut Batch<'a>,
+        positions: &mut RxPositions,
+        memory: &mut Lookup<'a, '_, MemTable>,
+        tally: &mut Tally,
+    ) {
         while let Some(plan) = plans.get(at.0) {
             if batch.jobs.is_full() || batch.chains.len() + CHAINS / 2 > CHAINS {
                 return;
@@ -210,7 +241,7 @@ impl<'a> Path<'a> {
             let (index, segment) = *at;
             *at = if segment + 1 < plan.count() { (index, segment + 1) } else { (index + 1, 0) };
             let (first_chain, first_piece) = (batch.chains.len(), batch.pieces.len());
-            match self.take(&mut positions, plan.len(segment) + self.header, &mut hint, batch) {
+            match self.take(positions, plan.len(segment) + self.header, memory, batch) {
                 Ok(()) => {
                     let job = Job {
                         plan: index as u8,
@@ -229,14 +260,6 @@ impl<'a> Path<'a> {
         }
     }
 
-    /// Asks for the descriptors of the next chains before any is read.
-    #[inline]
-    fn look_ahead(&self, positions: &RxPositions, frames: usize) {
-        for n in 0..frames.min(BURST) as u16 {
-            self.queue.ring.prefetch(self.queue.ring.avail(positions.next.wrapping_add(n)));
-        }
-    }
-
     /// Takes chains for `bytes` bytes. Those that cannot be used at all are given back empty; when there are not
     /// enough, none is taken.
     #[inline]
@@ -244,40 +267,41 @@ impl<'a> Path<'a> {
         &self,
         positions: &mut RxPositions,
         bytes: usize,
-        hint: &mut SpanHint,
+        memory: &mut Lookup<'a, '_, MemTable>,
         batch: &mut Batch<'a>,
     ) -> Result<(), DropReason> {
-        let (ring, first) = (&self.queue.ring, batch.chains.len());
+        let first = batch.chains.len();
         let start = positions.next;
         let mut left = bytes;
         while left > 0 {
             if batch.chains.len() - first == CHAINS / 2 || batch.pieces.remaining_capacity() < CHAIN_PIECES {
                 return self.give_up(positions, start, first, batch, DropReason::Oversize);
             }
-            if positions.next == positions.avail {
-                positions.avail = ring.avail_idx();
-                let waiting = positions.avail.wrapping_sub(positions.next);
-                if waiting > ring.size() {
-                    self.active.fail();
-                }
-                if waiting == 0 || waiting > ring.size() {
-                    positions.avail = positions.next;
-                    return self.give_up(positions, start, first, batch, DropReason::RingFull);
-                }
-            }
-            let head = ring.avail(positions.next);
-            positions.next = positions.next.wrapping_add(1);
-            let before = batch.pieces.len();
-            let Some(room) = self.pieces_of(head, hint, batch) else {
+            let (at, before) = (positions.next, batch.pieces.len());
+            let mut pieces: ArrayVec<Slice<'a>, CHAIN_PIECES> = ArrayVec::new();
+            let found = self.ring.chain(at, &mut positions.avail, memory, true, &mut pieces);
+            let Ok(found) = found else {
+                self.active.fail();
+                return self.give_up(positions, start, first, batch, DropReason::RingFull);
+            };
+            let Some(Found { id, slots, good }) = found else {
+                return self.give_up(positions, start, first, batch, DropReason::RingFull);
+            };
+            positions.next = at.wrapping_add(slots);
+            let room: usize = pieces.iter().map(Slice::len).sum();
+            let room = u32::try_from(room).ok().filter(|room| good && *room > 0);
+            // There is room: it was measured above.
+            let _ = batch.pieces.try_extend_from_slice(&pieces);
+            let Some(room) = room else {
                 // Given back with nothing in it, with what was taken for the frame so far.
                 batch.pieces.truncate(before);
-                let _ = batch.chains.try_push(Chain { head, room: 0, used: 0 });
+                let _ = batch.chains.try_push(Chain { id, at, room: 0, used: 0 });
                 batch.chains.iter_mut().skip(first).for_each(|c| c.used = 0);
                 return Err(DropReason::BadDescriptor);
             };
             let used = left.min(room as usize);
             left -= used;
-            let _ = batch.chains.try_push(Chain { head, room, used: used as u32 });
+            let _ = batch.chains.try_push(Chain { id, at, room, used: used as u32 });
             if left > 0 && !self.mergeable {
                 return self.give_up(positions, start, first, batch, DropReason::Oversize);
             }
@@ -297,21 +321,6 @@ impl<'a> Path<'a> {
         positions.next = start;
         batch.chains.truncate(first);
         Err(reason)
-    }
-
-    /// Adds the memory of the chain at `head`; returns how many bytes it holds.
-    #[inline]
-    fn pieces_of(&self, head: u16, hint: &mut SpanHint, batch: &mut Batch<'a>) -> Option<u32> {
-        let (ring, table) = (&self.queue.ring, &*self.active.table);
-        if let Some(piece) = ring.desc(head).and_then(|desc| single(&mut table.lookup(hint), &desc, true)) {
-            piece.prefetch();
-            let _ = batch.pieces.try_push(piece);
-            return Some(piece.len() as u32).filter(|room| *room > 0);
-        }
-        let mut pieces: ArrayVec<Slice<'_>, CHAIN_PIECES> = ArrayVec::new();
-        walk(ring, table, hint, head, true, &mut pieces).ok()?;
-        batch.pieces.try_extend_from_slice(&pieces).ok()?;
-        u32::try_from(pieces.iter().map(Slice::len).sum::<usize>()).ok().filter(|room| *room > 0)
     }
 
     /// Writes header and frame into the pieces.
@@ -367,10 +376,9 @@ impl<'a> Path<'a> {
         if batch.chains.is_empty() {
             return false;
         }
-        let ring = &self.queue.ring;
-        for (n, chain) in batch.chains.iter().enumerate() {
-            ring.set_used(batch.start.wrapping_add(n as u16), chain.head, chain.used.min(chain.room));
+        for chain in &batch.chains {
+            self.ring.put_used(chain.at, chain.id, chain.used.min(chain.room));
         }
-        self.finish(batch.start, batch.chains.len() as u16)
+        self.finish(batch.start, batch.end)
     }
 }

@@ -6,11 +6,12 @@ use std::sync::atomic::{Ordering, fence};
 
 use arrayvec::ArrayVec;
 use dataplane::{Arm, BURST, Burst, DropReason, Ingress, MAX_FRAME_SLICES, Offload, Sink, VNET_LEN, VnetHeader};
-use sharedmem::{MemTable, Slice, SpanHint, SplitRing};
+use sharedmem::{MemTable, Slice, SpanHint};
 
-use super::card::{Active, Card, TxQueueRings, wants_interrupt};
-use super::chain::{single, walk};
+use super::card::{Active, Card, TxState};
+use super::chain::single;
 use super::features::{self, header_len};
+use super::ring::{Broken, Found, Virtq, Virtqueue};
 
 /// Pieces of a chain: those of a frame, and its header.
 const PIECES: usize = MAX_FRAME_SLICES + 1;
@@ -40,16 +41,11 @@ impl Ingress for TxQueue {
         let guard = self.card.active.load();
         let Some(active) = guard.as_ref().filter(|a| !a.failed()) else { return 0 };
         let Some(queue) = active.tx.get(self.pair).and_then(Option::as_ref) else { return 0 };
-        let next = queue.state.next.load(Ordering::Relaxed);
-        let waiting = queue.ring.avail_idx().wrapping_sub(next);
-        if waiting == 0 {
-            return 0;
+        let (card, pair, hint) = (&*self.card, self.pair, &mut self.hint);
+        match &queue.ring {
+            Virtqueue::Split(ring) => Serving { card, active, ring, state: &queue.state, pair }.poll(hint, sink),
+            Virtqueue::Packed(ring) => Serving { card, active, ring, state: &queue.state, pair }.poll(hint, sink),
         }
-        if waiting > queue.ring.size() || queue.ring.faulted() {
-            active.fail();
-            return 0;
-        }
-        serve(&self.card, active, queue, self.pair, next, waiting, &mut self.hint, sink)
     }
 
     fn arm(&mut self) -> Arm {
@@ -57,20 +53,20 @@ impl Ingress for TxQueue {
         let Some(active) = guard.as_ref().filter(|a| !a.failed()) else { return Arm::Quiet };
         let Some(queue) = active.tx.get(self.pair).and_then(Option::as_ref) else { return Arm::Quiet };
         let Some(kick) = self.kick() else { return Arm::Cannot };
-        let next = queue.state.next.load(Ordering::Relaxed);
         queue.state.armed.store(true, Ordering::Relaxed);
-        queue.ring.set_no_notify(false);
-        queue.ring.set_avail_event(next);
-        // The wish is visible before the index is looked at: the driver writes the index, then reads the wish.
-        fence(Ordering::SeqCst);
-        if queue.ring.avail_idx() == next { Arm::Kick(kick) } else { Arm::Busy }
+        let (next, event_idx) = (queue.state.next.load(Ordering::Relaxed), active.features & features::EVENT_IDX != 0);
+        let empty = match &queue.ring {
+            Virtqueue::Split(ring) => arm(ring, next, event_idx),
+            Virtqueue::Packed(ring) => arm(ring, next, event_idx),
+        };
+        if empty { Arm::Kick(kick) } else { Arm::Busy }
     }
 
     fn disarm(&mut self) {
         let guard = self.card.active.load();
         if let Some(queue) = guard.as_ref().and_then(|a| a.tx.get(self.pair)?.as_ref()) {
             queue.state.armed.store(false, Ordering::Relaxed);
-            queue.ring.set_no_notify(true);
+            queue.ring.ask_for_quiet();
         }
         if let Some(kick) = self.kick() {
             // Only to make it unreadable: the transport made it non-blocking.
@@ -79,84 +75,148 @@ impl Ingress for TxQueue {
     }
 }
 
-/// Forwards one burst and gives its chains back.
-#[allow(clippy::too_many_arguments)] // what poll has at hand
-#[inline]
-fn serve(
-    card: &Card,
-    active: &Active,
-    queue: &TxQueueRings,
-    pair: usize,
-    next: u16,
-    waiting: u16,
-    hint: &mut SpanHint,
-    sink: &mut dyn Sink,
-) -> usize {
-    let (ring, table) = (&queue.ring, &*active.table);
-    let header = header_len(active.features);
-    let mut heads = [0; BURST];
-    let heads = &mut heads[..usize::from(waiting).min(BURST)];
-    ring.avail_run(next, heads);
-    // Descriptors and first lines of the whole burst are asked for before any is read.
-    heads.iter().for_each(|head| ring.prefetch(*head));
-    let mut pieces = [None; BURST];
-    firsts(ring, table, hint, heads, &mut pieces);
-    let firsts = &pieces[..heads.len()];
-    let mut burst = Burst::new();
-    let taken = gather(&mut burst, ring, table, hint, heads, firsts, header);
-    sink.forward(&burst);
-    drop(burst);
-    ring.set_used_run(next, &heads[..taken]);
-    let after = next.wrapping_add(taken as u16);
-    ring.set_used_idx(after);
-    queue.state.next.store(after, Ordering::Relaxed);
-    if wants_interrupt(ring, active.features & features::EVENT_IDX != 0, next, after) {
-        card.interrupts.raise(pair * 2 + 1);
-    }
-    taken
+/// Asks for a signal at `next`; true when nothing is there yet.
+fn arm(ring: &impl Virtq, next: u16, event_idx: bool) -> bool {
+    ring.ask_for_kick(event_idx, next);
+    // The wish is visible before the ring is looked at: the driver makes available, then reads the wish.
+    fence(Ordering::SeqCst);
+    ring.is_empty(next)
 }
 
-/// Puts the frames of the chains on the burst, as many as it has room for; returns how many.
-#[inline(never)]
-fn gather<'m>(
-    burst: &mut Burst<'m>,
-    ring: &SplitRing,
-    table: &'m MemTable,
-    hint: &mut SpanHint,
-    heads: &[u16],
-    firsts: &[Option<Slice<'m>>],
-    header: usize,
-) -> usize {
-    // Frames in one piece always fit; after another kind it has to be asked.
-    let (mut taken, mut crowded) = (0, false);
-    for (head, first) in heads.iter().zip(firsts) {
-        if crowded && !burst.has_room() {
-            break;
-        }
-        match first.filter(|piece| asks_nothing(piece)).and_then(|piece| piece.after(header)) {
-            Some(frame) => burst.push_plain(frame),
-            None => {
-                any(burst, ring, table, hint, *head, header);
-                crowded = true;
+/// One look at a queue.
+struct Serving<'a, R> {
+    card: &'a Card,
+    active: &'a Active,
+    ring: &'a R,
+    state: &'a TxState,
+    pair: usize,
+}
+
+impl<R: Virtq> Serving<'_, R> {
+    /// Forwards what waits, a burst at most, and gives its chains back.
+    #[inline]
+    fn poll(self, hint: &mut SpanHint, sink: &mut dyn Sink) -> usize {
+        let next = self.state.next.load(Ordering::Relaxed);
+        let mut ids = [0; BURST];
+        let mut known = next;
+        match self.ring.singles(next, &mut known, &mut ids) {
+            Ok(0) => self.chain(next, hint, sink),
+            Ok(n) if !self.ring.faulted() => self.serve(next, &ids[..n], hint, sink),
+            Ok(_) | Err(Broken) => {
+                self.active.fail();
+                0
             }
         }
-        taken += 1;
     }
-    taken
+
+    /// Serves chains that take one position each.
+    #[inline]
+    fn serve(&self, next: u16, ids: &[u16], hint: &mut SpanHint, sink: &mut dyn Sink) -> usize {
+        let table = &*self.active.table;
+        let mut pieces = [None; BURST];
+        firsts(self.ring, table, hint, next, ids, &mut pieces);
+        let mut burst = Burst::new();
+        let taken = self.gather(&mut burst, hint, next, ids, &pieces[..ids.len()]);
+        sink.forward(&burst);
+        drop(burst);
+        self.ring.put_used_run(next, &ids[..taken]);
+        self.finish(next, next.wrapping_add(taken as u16));
+        taken
+    }
+
+    /// Serves one chain of any kind, if one is there.
+    #[inline(never)]
+    fn chain(&self, next: u16, hint: &mut SpanHint, sink: &mut dyn Sink) -> usize {
+        if self.ring.is_empty(next) {
+            return 0;
+        }
+        let mut burst = Burst::new();
+        let Some(found) = self.any(&mut burst, hint, next).filter(|_| !self.ring.faulted()) else {
+            self.active.fail();
+            return 0;
+        };
+        sink.forward(&burst);
+        drop(burst);
+        self.ring.put_used(next, found.id, 0);
+        self.finish(next, next.wrapping_add(found.slots));
+        1
+    }
+
+    /// Publishes the used entries before `after`.
+    #[inline]
+    fn finish(&self, before: u16, after: u16) {
+        self.ring.publish(after);
+        self.state.next.store(after, Ordering::Relaxed);
+        if self.ring.wants_interrupt(self.active.features & features::EVENT_IDX != 0, before, after) {
+            self.card.interrupts.raise(self.pair * 2 + 1);
+        }
+    }
+
+    /// Puts the frames of the chains on the burst, as many as it has room for; returns how many.
+    #[inline(never)]
+    fn gather<'m>(
+        &'m self,
+        burst: &mut Burst<'m>,
+        hint: &mut SpanHint,
+        next: u16,
+        ids: &[u16],
+        firsts: &[Option<Slice<'m>>],
+    ) -> usize {
+        let header = header_len(self.active.features);
+        // Frames in one piece always fit; after another kind it has to be asked.
+        let (mut taken, mut crowded) = (0, false);
+        for (n, first) in firsts.iter().enumerate().take(ids.len()) {
+            if crowded && !burst.has_room() {
+                break;
+            }
+            match first.filter(|piece| asks_nothing(piece)).and_then(|piece| piece.after(header)) {
+                Some(frame) => burst.push_plain(frame),
+                None => {
+                    if self.any(burst, hint, next.wrapping_add(n as u16)).is_none() {
+                        // It was there a moment ago.
+                        burst.reject(DropReason::BadDescriptor, 0);
+                    }
+                    crowded = true;
+                }
+            }
+            taken += 1;
+        }
+        taken
+    }
+
+    /// Any frame: the header may be split from it, and it from itself. `None` when there is no chain.
+    #[inline(never)]
+    fn any<'m>(&'m self, burst: &mut Burst<'m>, hint: &mut SpanHint, at: u16) -> Option<Found> {
+        let header = header_len(self.active.features);
+        let mut pieces: ArrayVec<Slice<'m>, PIECES> = ArrayVec::new();
+        let found =
+            self.ring.chain(at, &mut { at }, &mut self.active.table.lookup(hint), false, &mut pieces).ok()??;
+        let len: usize = pieces.iter().map(Slice::len).sum();
+        let mut bytes = [0; VNET_LEN];
+        if !found.good || !behead(&mut pieces, header, &mut bytes) {
+            burst.reject(DropReason::BadDescriptor, len.saturating_sub(header));
+        } else {
+            push(burst, &pieces, bytes);
+        }
+        Some(found)
+    }
 }
 
 /// The memory of each chain that is one descriptor, its first line on the way to the cache.
 #[inline(never)]
 fn firsts<'m>(
-    ring: &SplitRing,
+    ring: &impl Virtq,
     table: &'m MemTable,
     hint: &mut SpanHint,
-    heads: &[u16],
+    next: u16,
+    ids: &[u16],
     pieces: &mut [Option<Slice<'m>>; BURST],
 ) {
     let mut lookup = table.lookup(hint);
-    for (head, first) in heads.iter().zip(pieces) {
-        *first = ring.desc(*head).and_then(|desc| single(&mut lookup, &desc, false));
+    let mut at = next;
+    for (id, first) in ids.iter().zip(pieces) {
+        *first = ring.first(at, *id).and_then(|desc| single(&mut lookup, &desc, false));
+        at = at.wrapping_add(1);
         if let Some(piece) = first {
             piece.prefetch();
         }
@@ -168,26 +228,6 @@ fn firsts<'m>(
 fn asks_nothing(piece: &Slice<'_>) -> bool {
     let mut bytes = [0; 2];
     piece.read_at(0, &mut bytes) && bytes == [0, 0]
-}
-
-/// Any frame: the header may be split from it, and it from itself.
-#[inline(never)]
-fn any<'m>(
-    burst: &mut Burst<'m>,
-    ring: &SplitRing,
-    table: &'m MemTable,
-    hint: &mut SpanHint,
-    head: u16,
-    header: usize,
-) {
-    let mut pieces: ArrayVec<Slice<'m>, PIECES> = ArrayVec::new();
-    let good = walk(ring, table, hint, head, false, &mut pieces).is_ok();
-    let len: usize = pieces.iter().map(Slice::len).sum();
-    let mut bytes = [0; VNET_LEN];
-    if !good || !behead(&mut pieces, header, &mut bytes) {
-        return burst.reject(DropReason::BadDescriptor, len.saturating_sub(header));
-    }
-    push(burst, &pieces, bytes);
 }
 
 /// Takes the first `header` bytes off the pieces; the first of them go to `bytes`. False when there are not so many.

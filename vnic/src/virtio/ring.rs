@@ -1,0 +1,353 @@
+//! Split and packed rings behind one face: positions that run freely, chains, used entries, notifications.
+//!
+//! ```text
+//!  position  0 1 2 ...            split: entries of the available ring and of the used ring
+//!            |                    packed: descriptors; position / size tells the wrap counter
+//!            +-- chain: identifier (head, or buffer id) and slots (1, or its descriptors)
+//! ```
+//! Chains are used in the order in which they were made available, so a chain's used entry is at its own position.
+//!
+//! Packed rings: virtio 1.2, 2.8. Their sizes are powers of two here, as those of split rings must be; then a position's
+//! wrap counter is a bit of it.
+
+use std::sync::atomic::{Ordering, fence};
+
+use sharedmem::{Lookup, MemTable, PackedEvent, PackedRing, SplitRing, VirtqDesc};
+
+use super::chain::{self, NEXT, Pieces};
+
+/// Where the driver's half says that a descriptor is available, and the device's that it is used.
+const AVAIL: u16 = 1 << 7;
+const USED: u16 = 1 << 15;
+
+/// A ring of either kind.
+#[derive(Clone, Debug)]
+pub enum Virtqueue {
+    /// Descriptors, available entries and used entries apart.
+    Split(SplitRing),
+    /// All in one.
+    Packed(PackedRing),
+}
+
+impl From<SplitRing> for Virtqueue {
+    fn from(ring: SplitRing) -> Virtqueue {
+        Virtqueue::Split(ring)
+    }
+}
+
+impl From<PackedRing> for Virtqueue {
+    fn from(ring: PackedRing) -> Virtqueue {
+        Virtqueue::Packed(ring)
+    }
+}
+
+impl Virtqueue {
+    /// True when the peer shrank the memory under it.
+    #[inline]
+    pub fn faulted(&self) -> bool {
+        match self {
+            Virtqueue::Split(ring) => ring.faulted(),
+            Virtqueue::Packed(ring) => ring.faulted(),
+        }
+    }
+
+    /// Tells the driver that it need not signal.
+    pub fn ask_for_quiet(&self) {
+        match self {
+            Virtqueue::Split(ring) => Virtq::ask_for_quiet(ring),
+            Virtqueue::Packed(ring) => Virtq::ask_for_quiet(ring),
+        }
+    }
+}
+
+/// The driver broke the ring: it is not to be used any more.
+#[derive(Debug)]
+pub struct Broken;
+
+/// A chain that was found.
+#[derive(Clone, Copy, Debug)]
+pub struct Found {
+    /// What the driver knows it by.
+    pub id: u16,
+    /// Positions it takes.
+    pub slots: u16,
+    /// False when its memory is not there or makes no sense; it is given back all the same.
+    pub good: bool,
+}
+
+/// What the data path needs of a ring.
+pub trait Virtq {
+    /// Number of descriptors.
+    fn size(&self) -> u16;
+
+    /// True when the peer shrank the memory under it.
+    fn faulted(&self) -> bool;
+
+    /// Looks for chains of one position each, from `at` on, as many as `ids` has room for; their identifiers go there, and
+    /// their descriptors are on the way to the cache. Returns how many there are. `known` is the position up to which
+    /// chains are known to be available, and what it is found to be.
+    fn singles(&self, at: u16, known: &mut u16, ids: &mut [u16]) -> Result<usize, Broken>;
+
+    /// The first descriptor of chain `id` at `at`.
+    fn first(&self, at: u16, id: u16) -> Option<VirtqDesc>;
+
+    /// The chain at `at`, its memory added to `pieces`; `None` when there is none.
+    fn chain<'m, P: Pieces<'m>>(
+        &self,
+        at: u16,
+        known: &mut u16,
+        memory: &mut Lookup<'m, '_, MemTable>,
+        writable: bool,
+        pieces: &mut P,
+    ) -> Result<Option<Found>, Broken>;
+
+    /// Says that chain `id` at `at`, of `slots` positions, is used, with `len` bytes written.
+    fn put_used(&self, at: u16, id: u16, len: u32);
+
+    /// The same for chains of one position each, with nothing written.
+    fn put_used_run(&self, at: u16, ids: &[u16]) {
+        for (n, id) in ids.iter().enumerate() {
+            self.put_used(at.wrapping_add(n as u16), *id, 0);
+        }
+    }
+
+    /// Lets the driver see all used entries before `at`.
+    fn publish(&self, at: u16);
+
+    /// True when the driver is to be told that used entries went from `before` to `after`.
+    fn wants_interrupt(&self, event_idx: bool, before: u16, after: u16) -> bool;
+
+    /// Asks the driver to signal when something is made available at `at`; or not to.
+    fn ask_for_kick(&self, event_idx: bool, at: u16);
+    /// Tells the driver that it need not signal.
+    fn ask_for_quiet(&self);
+
+    /// True when nothing is available at `at`.
+    fn is_empty(&self, at: u16) -> bool;
+}
+
+impl Virtq for SplitRing {
+    #[inline]
+    fn size(&self) -> u16 {
+        SplitRing::size(self)
+    }
+
+    #[inline]
+    fn faulted(&self) -> bool {
+        SplitRing::faulted(self)
+    }
+
+    #[inline]
+    fn singles(&self, at: u16, known: &mut u16, ids: &mut [u16]) -> Result<usize, Broken> {
+        let mut there = known.wrapping_sub(at);
+        if usize::from(there) < ids.len() {
+            *known = self.avail_idx();
+            there = known.wrapping_sub(at);
+            if there > SplitRing::size(self) {
+                *known = at;
+                return Err(Broken);
+            }
+        }
+        let n = usize::from(there).min(ids.len());
+        let ids = &mut ids[..n];
+        self.avail_run(at, ids);
+        ids.iter().for_each(|head| self.prefetch(*head));
+        Ok(n)
+    }
+
+    #[inline(always)]
+    fn first(&self, _at: u16, id: u16) -> Option<VirtqDesc> {
+        self.desc(id)
+    }
+
+    #[inline]
+    fn chain<'m, P: Pieces<'m>>(
+        &self,
+        at: u16,
+        known: &mut u16,
+        memory: &mut Lookup<'m, '_, MemTable>,
+        writable: bool,
+        pieces: &mut P,
+    ) -> Result<Option<Found>, Broken> {
+        let mut id = [0];
+        if self.singles(at, known, &mut id)? == 0 {
+            return Ok(None);
+        }
+        let good = chain::walk(self, memory, id[0], writable, pieces).is_ok();
+        Ok(Some(Found { id: id[0], slots: 1, good }))
+    }
+
+    #[inline(always)]
+    fn put_used(&self, at: u16, id: u16, len: u32) {
+        self.set_used(at, id, len);
+    }
+
+    #[inline]
+    fn put_used_run(&self, at: u16, ids: &[u16]) {
+        self.set_used_run(at, ids);
+    }
+
+    #[inline]
+    fn publish(&self, at: u16) {
+        self.set_used_idx(at);
+    }
+
+    /// Virtio 1.2, 2.7.10.
+    #[inline]
+    fn wants_interrupt(&self, event_idx: bool, before: u16, after: u16) -> bool {
+        if before == after {
+            return false;
+        }
+        // The index is visible before the driver's wish is read: it writes its wish, then looks at the index.
+        fence(Ordering::SeqCst);
+        if event_idx {
+            after.wrapping_sub(self.used_event()).wrapping_sub(1) < after.wrapping_sub(before)
+        } else {
+            !self.no_interrupt()
+        }
+    }
+
+    fn ask_for_kick(&self, _event_idx: bool, at: u16) {
+        self.set_no_notify(false);
+        self.set_avail_event(at);
+    }
+
+    fn ask_for_quiet(&self) {
+        self.set_no_notify(true);
+    }
+
+    #[inline]
+    fn is_empty(&self, at: u16) -> bool {
+        self.avail_idx() == at
+    }
+}
+
+/// A position in a packed ring: index and wrap counter.
+#[inline(always)]
+fn place(ring: &PackedRing, at: u16) -> (u16, bool) {
+    (at & (ring.size() - 1), at & ring.size() == 0)
+}
+
+/// The descriptor at `at`, with its flags as they are, when the driver made it available in this round.
+#[inline(always)]
+fn available(ring: &PackedRing, at: u16) -> Option<VirtqDesc> {
+    let (index, wrap) = place(ring, at);
+    let desc = ring.desc(index)?;
+    let expected = if wrap { AVAIL } else { USED };
+    (desc.flags & (AVAIL | USED) == expected).then_some(bare(desc))
+}
+
+/// The descriptor without the bits that tell whose it is.
+#[inline(always)]
+fn bare(desc: VirtqDesc) -> VirtqDesc {
+    VirtqDesc { flags: desc.flags & !(AVAIL | USED), ..desc }
+}
+
+impl Virtq for PackedRing {
+    #[inline]
+    fn size(&self) -> u16 {
+        PackedRing::size(self)
+    }
+
+    #[inline]
+    fn faulted(&self) -> bool {
+        PackedRing::faulted(self)
+    }
+
+    #[inline]
+    fn singles(&self, at: u16, _known: &mut u16, ids: &mut [u16]) -> Result<usize, Broken> {
+        for (n, id) in ids.iter_mut().enumerate() {
+            match available(self, at.wrapping_add(n as u16)) {
+                Some(desc) if desc.flags & NEXT == 0 => *id = desc.next,
+                _ => return Ok(n),
+            }
+        }
+        Ok(ids.len())
+    }
+
+    #[inline(always)]
+    fn first(&self, at: u16, _id: u16) -> Option<VirtqDesc> {
+        self.desc(place(self, at).0).map(bare)
+    }
+
+    fn chain<'m, P: Pieces<'m>>(
+        &self,
+        at: u16,
+        _known: &mut u16,
+        memory: &mut Lookup<'m, '_, MemTable>,
+        writable: bool,
+        pieces: &mut P,
+    ) -> Result<Option<Found>, Broken> {
+        let Some(mut desc) = available(self, at) else { return Ok(None) };
+        let (mut slots, mut good) = (1, true);
+        loop {
+            good = good && chain::link(memory, &desc, writable, true, pieces).is_ok();
+            if desc.flags & NEXT == 0 {
+                return Ok(Some(Found { id: desc.next, slots, good }));
+            }
+            // The first descriptor is made available last: all are there (2.8.21).
+            if slots == PackedRing::size(self) {
+                return Err(Broken);
+            }
+            desc = self.first(at.wrapping_add(slots), 0).ok_or(Broken)?;
+            slots += 1;
+        }
+    }
+
+    #[inline(always)]
+    fn put_used(&self, at: u16, id: u16, len: u32) {
+        let (index, wrap) = place(self, at);
+        self.set_used(index, id, len, if wrap { AVAIL | USED } else { 0 });
+    }
+
+    /// A used descriptor is seen as soon as it is written.
+    #[inline]
+    fn publish(&self, _at: u16) {}
+
+    /// Virtio 1.2, 2.8.10. Positions are compared within two rounds, which is all that a wrap counter tells.
+    #[inline]
+    fn wants_interrupt(&self, event_idx: bool, before: u16, after: u16) -> bool {
+        if before == after {
+            return false;
+        }
+        // The entries are visible before the driver's wish is read: it writes its wish, then looks at the entries.
+        fence(Ordering::SeqCst);
+        match self.driver_event() {
+            PackedEvent::Disable => false,
+            PackedEvent::At(offset, wrap) if event_idx => {
+                let size = PackedRing::size(self);
+                let event = offset.wrapping_add(if wrap { 0 } else { size });
+                let rounds = size.wrapping_mul(2).wrapping_sub(1);
+                (after.wrapping_sub(event).wrapping_sub(1) & rounds) < (after.wrapping_sub(before) & rounds)
+            }
+            PackedEvent::Enable | PackedEvent::At(..) => true,
+        }
+    }
+
+    fn ask_for_kick(&self, event_idx: bool, at: u16) {
+        let (index, wrap) = place(self, at);
+        self.set_device_event(if event_idx { PackedEvent::At(index, wrap) } else { PackedEvent::Enable });
+    }
+
+    fn ask_for_quiet(&self) {
+        self.set_device_event(PackedEvent::Disable);
+    }
+
+    #[inline]
+    fn is_empty(&self, at: u16) -> bool {
+        available(self, at).is_none()
+    }
+}
+
+/// The position that a VMM's "base" of a packed ring means: index in 15 bits, wrap counter in the 16th (vhost-user
+/// protocol, "Vring state").
+pub fn position(size: u16, base: u16) -> u16 {
+    let index = base & 0x7fff & size.wrapping_sub(1);
+    if base & 0x8000 != 0 { index } else { index.wrapping_add(size) }
+}
+
+/// The base that `position` of a packed ring is.
+pub fn base(size: u16, position: u16) -> u16 {
+    let index = position & size.wrapping_sub(1);
+    if position & size == 0 { index | 0x8000 } else { index }
+}
