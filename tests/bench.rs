@@ -2,9 +2,12 @@
 
 mod common;
 
+use std::process::{Command, Output};
+
 use anyhow::{Context, Result, ensure};
 use common::{Net, alone, portgroup, program, vnic};
 use serde_json::Value;
+use testbed::netns::{Host, Lab, VethOptions};
 
 /// Runs `vswitch bench` between two ports of one switch and returns its document.
 fn bench(adapter: &str, options: &[&str]) -> Result<(Net, Value)> {
@@ -30,12 +33,14 @@ fn number(document: &Value, key: &str) -> Result<u64> {
 #[test]
 fn every_adapter_is_benched_and_every_frame_accounted_for() -> Result<()> {
     let _alone = alone();
-    let cases: [(&str, &[&str]); 5] = [
+    let cases: [(&str, &[&str]); 7] = [
         ("virtio", &[]),
         ("virtio", &["--size", "imix", "--flows", "64", "--macs", "16", "--bidirectional"]),
         ("virtio", &["--rate", "20000", "--broadcast", "10", "--size", "1518"]),
         ("vmxnet3", &["--size", "512"]),
         ("vlance", &[]),
+        ("vmxnet3", &["--size", "imix", "--flows", "8", "--check", "1"]),
+        ("vlance", &["--size", "imix", "--macs", "2", "--bidirectional", "--check", "1"]),
     ];
     for (adapter, options) in cases {
         let (net, document) = bench(adapter, options)?;
@@ -43,9 +48,149 @@ fn every_adapter_is_benched_and_every_frame_accounted_for() -> Result<()> {
         ensure!(count("received")? > 100, "{adapter} {options:?}: {document}");
         ensure!(count("sent")? == count("received")? + count("lost")?, "{adapter} {options:?}: {document}");
         ensure!(document["ledger"] == "ok", "{adapter} {options:?}: {document}");
+        ensure!(count("foreign")? == 0, "{adapter} {options:?}: {document}");
+        sides_add_up(&document, options.contains(&"--bidirectional"))?;
         net.finish()?;
     }
     Ok(())
+}
+
+/// The sides' counts make the whole's; what one sent the other received or it was lost.
+fn sides_add_up(document: &Value, both: bool) -> Result<()> {
+    let side = |name: &str, key| number(&document[name], key);
+    for key in ["sent", "received", "lost", "foreign"] {
+        ensure!(side("a", key)? + side("b", key)? == number(document, key)?, "{key}: {document}");
+    }
+    ensure!(side("a", "sent")? == side("b", "received")? + side("a", "lost")?, "{document}");
+    ensure!((side("b", "sent")? > 0) == both && (side("a", "received")? > 0) == both, "{document}");
+    Ok(())
+}
+
+/// Runs the program as it is, in the host's namespace if one is given.
+fn direct(host: Option<&Host>, options: &[&str]) -> Result<Output> {
+    let mut command = match host {
+        Some(host) => {
+            let mut ip = Command::new("ip");
+            ip.args(["netns", "exec", host.namespace()]).arg(program());
+            ip
+        }
+        None => Command::new(program()),
+    };
+    Ok(command.args(["bench", "--seconds", "0.5", "--warmup", "0.1"]).args(options).output()?)
+}
+
+fn document(output: &Output) -> Result<Value> {
+    let text = String::from_utf8_lossy(&output.stderr);
+    ensure!(output.status.success(), "bench ended with {}: {text}", output.status);
+    serde_json::from_slice(&output.stdout).context("a document")
+}
+
+/// The bench's own switch: every frame is accounted for, tagged and measured under load too, and nothing stays behind.
+#[test]
+fn a_switch_of_its_own() -> Result<()> {
+    let _alone = alone();
+    let scratch = tempfile::tempdir()?;
+    let cases: [&[&str]; 4] = [
+        &["--self", "--bidirectional", "--rate", "5000", "--latency"],
+        &["--self", "vmxnet3", "--vlan", "12", "--check", "1"],
+        &["--self", "vlance", "--macs", "3", "--rate", "500"],
+        &["--self", "--search", "--precision", "0.4", "--loss", "0.5", "--seconds", "0.1"],
+    ];
+    for options in cases {
+        let options = [options, &["--json"]].concat();
+        let mut command = Command::new(program());
+        command.arg("bench").args(&options).env("TMPDIR", scratch.path());
+        if !options.contains(&"--seconds") {
+            command.args(["--seconds", "0.5"]);
+        }
+        let document = document(&command.args(["--warmup", "0.1"]).output()?)?;
+        ensure!(document["ledger"] == "ok", "{options:?}: {document}");
+        if options.contains(&"--search") {
+            ensure!(document["rate_pps"].as_f64().is_some_and(|rate| rate >= 0.0), "{document}");
+        } else {
+            ensure!(
+                number(&document, "received")? > 50 && number(&document, "foreign")? == 0,
+                "{options:?}: {document}"
+            );
+        }
+        if options.contains(&"--latency") {
+            let at = |key: &str| document["latency_us"][key].as_f64().with_context(|| format!("{key}: {document}"));
+            ensure!(number(&document, "frames")? > 100, "{document}");
+            ensure!(0.0 < at("p50")? && at("p50")? <= at("p999")? && at("p999")? <= at("max")?, "{document}");
+            sides_add_up(&document, true)?;
+        }
+        ensure!(std::fs::read_dir(scratch.path())?.next().is_none(), "its directory stays behind: {options:?}");
+    }
+    Ok(())
+}
+
+/// The report for people ends with the sums.
+#[test]
+fn a_report_ends_with_the_sums() -> Result<()> {
+    let _alone = alone();
+    let output = direct(None, &["--self", "--rate", "1000"])?;
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    let last = text.lines().last().unwrap_or_default();
+    ensure!(output.status.success() && text.contains("ledger  ok"), "{text}");
+    ensure!(["sent", "received", "lost", "foreign 0"].iter().all(|word| last.contains(word)), "{text}");
+    Ok(())
+}
+
+/// Interfaces, bare and through a switch's `netdev` ports, by each driver; the kernel's own frames count apart.
+#[test]
+fn interfaces_are_benched() -> Result<()> {
+    let _alone = alone();
+    let lab = Lab::new("bench")?;
+    let host = lab.host("gen")?;
+    lab.veth((&host, "v0"), (&host, "v1"), &VethOptions { offload: false, ..VethOptions::default() })?;
+    for driver in ["af-packet", "af-xdp", "auto"] {
+        let [a, b] = ["v0", "v1"].map(|name| format!("if:{name},driver={driver}"));
+        for options in [&["--size", "imix", "--bidirectional"][..], &["--vlan", "7", "--rate", "2000", "--latency"]] {
+            let run = direct(Some(&host), &[&["--a", &a, "--b", &b, "--json"], options].concat())?;
+            let document = document(&run)?;
+            ensure!(number(&document, "received")? > 100, "{driver} {options:?}: {document}");
+            ensure!(document["a"]["driver"].is_string(), "{document}");
+            println!("bare, {driver} {options:?}: {} Mpps", document["received_mpps"]);
+        }
+    }
+
+    let machine = lab.host("sw")?;
+    let mut tables = portgroup("Bench", "10");
+    for (n, name) in ["s0", "s1"].into_iter().enumerate() {
+        lab.veth((&machine, name), (&host, &format!("p{n}")), &VethOptions::default())?;
+        tables += &vnic(name, "Bench", "netdev", n as u8 + 1);
+        tables += &format!("device = \"{name}\"\ndriver = \"af_packet\"\n");
+    }
+    let net = Net::start(Some(machine.namespace()), "", &tables)?;
+    let control = net.switch.control_socket();
+    let socket = control.to_str().context("a name in UTF-8")?;
+    // Neighbour discovery and the like: the same frames go on while the run does.
+    let mut chatter = host.spawn(&["ping", "-6", "-i", "0.05", "-I", "p0", "ff02::1"], |command| {
+        command.stdout(std::process::Stdio::null()).stderr(std::process::Stdio::null());
+    })?;
+    let run = direct(Some(&host), &["--a", "if:p0", "--b", "if:p1", "--rate", "2000", "--json", "--socket", socket])?;
+    let _ = chatter.child().kill();
+    let document = document(&run)?;
+    ensure!(number(&document, "received")? > 100, "{document}");
+    ensure!(number(&document, "received")? <= number(&document, "sent")?, "foreign frames do not count: {document}");
+    net.finish()
+}
+
+/// A station that listens: the switch connects to it.
+#[test]
+fn the_switch_connects_to_a_station() -> Result<()> {
+    let _alone = alone();
+    let mut tables = portgroup("Bench", "10");
+    for (name, last) in [("a", 1), ("b", 2)] {
+        tables += &vnic(name, "Bench", "virtio", last);
+        tables += "vhost_mode = \"client\"\n";
+    }
+    let net = Net::start(None, "", &tables)?;
+    let [a, b] = ["a", "b"].map(|name| format!("virtio:{},server", net.switch.socket(name).display()));
+    let document = document(&direct(None, &["--a", &a, "--b", &b, "--json"])?)?;
+    ensure!(number(&document, "received")? > 100, "{document}");
+    ensure!(!net.switch.socket("a").exists(), "the station's socket stays behind");
+    net.finish()
 }
 
 #[test]
@@ -60,7 +205,11 @@ fn latencies_are_in_order() -> Result<()> {
 
 #[test]
 fn what_cannot_be_is_refused() {
-    let cases: [(&[&str], i32, &str); 5] = [
+    let cases: [(&[&str], i32, &str); 9] = [
+        (&["--vlan", "4095"], 2, "1 to 4094"),
+        (&["--search", "--precision", "0"], 2, "a precision is"),
+        (&["--self"], 2, "cannot be used with"),
+        (&["--flows", "59999", "--macs", "4093"], 1, "different frames"),
         (&["--ring", "100"], 2, "power of two"),
         (&["--seconds=-1"], 2, "a time is"),
         (&["--size", "12"], 2, "64 to 1522"),

@@ -45,7 +45,7 @@ fn vmxnet3_and_vlance_carry_bulk_data() -> Result<()> {
 
     let status = net.sums()?;
     ensure!(port(&status, "web1")?.input.bytes > 220_000_000, "what web1 sent was counted");
-    ensure!(port(&status, "web2")?.output.segments > 0, "large segments were cut for the receiver");
+    ensure!(port(&status, "old1")?.output.segments > 0, "large segments were cut for the receiver that takes none");
     let text = web1.sh_ok("ethtool -S eth0", SHORT)?;
     ensure!(counter(&text, "ucast bytes tx")? > 200_000_000, "the driver reads its statistics: {text}");
     net.finish()

@@ -18,7 +18,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     // Soft guests and labs see the switch from outside; the simulation plays its policies, which are pure.
     ("testbed", &["wire", "sharedmem", "portgroups", "teaming", "beacon", "control"]),
     // Benches take the data path by itself, and the whole program through the testbed.
-    ("benches", &["wire", "sharedmem", "portgroups", "teaming", "dataplane", "testbed"]),
+    ("benches", &["wire", "sharedmem", "portgroups", "teaming", "dataplane", "vnic", "testbed"]),
     // Fuzzing goes for each thing that a guest, a VMM or a peer writes, where it is read.
     ("fuzz", &["wire", "sharedmem", "beacon", "dataplane", "vnic", "uplink", "control"]),
 ];

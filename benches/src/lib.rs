@@ -12,6 +12,8 @@
 mod loom;
 mod rings;
 pub mod side;
+pub mod size;
+pub mod stages;
 
 pub use loom::{Loom, Shape};
 pub use rings::Rings;

@@ -3,7 +3,7 @@
 
 use std::os::fd::AsFd;
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::AtomicU16;
 
 use arc_swap::ArcSwapOption;
 use arrayvec::ArrayVec;
@@ -28,16 +28,27 @@ const HEADER: usize = 12;
 const WRITE: u16 = 2;
 
 /// A guest's end of one queue.
-struct End {
+pub(crate) struct End {
     ring: DriverRing,
     avail: u16,
     seen: u16,
 }
 
+impl End {
+    /// Makes the next `n` descriptors available.
+    pub(crate) fn offer(&mut self, n: u16) {
+        for _ in 0..n {
+            self.ring.set_avail(self.avail, self.avail % RING);
+            self.avail = self.avail.wrapping_add(1);
+        }
+        self.ring.publish(self.avail);
+    }
+}
+
 /// A guest: what it sends and receives by.
-struct Guest {
-    tx: End,
-    rx: End,
+pub(crate) struct Guest {
+    pub(crate) tx: End,
+    pub(crate) rx: End,
     counters: Arc<Counters>,
 }
 
@@ -49,10 +60,10 @@ pub struct Rings {
 }
 
 /// The VLAN of both.
-const VLAN: u16 = 10;
+pub(crate) const VLAN: u16 = 10;
 
 /// Of guest `index`: its own address, and those of the stations behind it.
-fn mac(index: u8, station: u16) -> Mac {
+pub(crate) fn mac(index: u8, station: u16) -> Mac {
     let [high, low] = station.to_be_bytes();
     Mac([0x00, 0x50, 0x56, index, high, low])
 }
@@ -69,10 +80,7 @@ impl Rings {
         let (second, receiver) = port(1, frame, macs);
         let mut snapshot = Snapshot::new(vec![first, second], 1500);
         if macs > 1 {
-            let learned = Learned::new();
-            (0..macs)
-                .for_each(|n| _ = learned.learn(&learned.probe(Address::new(VLAN, mac(1, n))), PortId(1), Seconds(0)));
-            snapshot = snapshot.with_learned(Arc::new(learned));
+            snapshot = snapshot.with_learned(learned(macs));
         }
         workers.publish(snapshot);
         Rings { worker: workers.worker(0).expect("the one worker"), sender, receiver }
@@ -85,11 +93,7 @@ impl Rings {
             end.seen = end.ring.used_idx();
             let room = RING - end.avail.wrapping_sub(end.seen);
             let n = room.min(if end.avail == 0 { RING / 2 } else { BURST as u16 }).min(RING / 2);
-            for _ in 0..n {
-                end.ring.set_avail(end.avail, end.avail % RING);
-                end.avail = end.avail.wrapping_add(1);
-            }
-            end.ring.publish(end.avail);
+            end.offer(n);
         }
     }
 
@@ -106,13 +110,21 @@ impl Rings {
     }
 }
 
+/// The addresses of the stations behind the second guest, learnt.
+pub(crate) fn learned(macs: u16) -> Arc<Learned> {
+    let learned = Learned::new();
+    (0..macs).for_each(|n| _ = learned.learn(&learned.probe(Address::new(VLAN, mac(1, n))), PortId(1), Seconds(0)));
+    Arc::new(learned)
+}
+
 /// Bytes of a guest's memory: two rings, and two buffers for each of their descriptors.
 fn layout() -> (usize, usize) {
     let ring = DriverRing::bytes(RING).next_multiple_of(4096);
     (ring, 2 * ring + 2 * usize::from(RING) * BUFFER)
 }
 
-fn port(index: u8, frame: usize, macs: u16) -> (PortEntry, Guest) {
+/// Port `index` and its guest.
+pub(crate) fn port(index: u8, frame: usize, macs: u16) -> (PortEntry, Guest) {
     let (ring_bytes, bytes) = layout();
     let file = tempfile::tempfile().expect("a file");
     file.set_len(bytes as u64).expect("its length");
@@ -144,7 +156,7 @@ fn port(index: u8, frame: usize, macs: u16) -> (PortEntry, Guest) {
         tx: Default::default(),
         rx: Default::default(),
         receivers: ArrayVec::new(),
-        failed: AtomicBool::new(false),
+        failed: AtomicU16::new(0),
     };
     active.tx[0] = Some(TxQueueRings { ring: tx_ring.into(), state: Arc::new(TxState::new(0)) });
     active.rx[0] = Some(RxQueue { ring: rx_ring.into(), state: Arc::new(RxState::new(0)) });

@@ -52,6 +52,19 @@ pub struct Plan<'b, 'm> {
     segments: u32,
 }
 
+/// An output frame in pieces: a head that the caller holds, and the sender's memory.
+#[derive(Clone, Copy, Debug)]
+pub struct Scattered<'b, 'm> {
+    /// Bytes of the head.
+    pub head: usize,
+    /// The sender's memory; what follows the head begins `skip` bytes into it.
+    pub rest: &'b [Slice<'m>],
+    /// Bytes at its start that the head stands for.
+    pub skip: usize,
+    /// Bytes that follow the head.
+    pub payload: usize,
+}
+
 /// How a frame is cut up.
 #[derive(Clone, Copy)]
 struct Segmentation {
@@ -123,6 +136,34 @@ impl<'b, 'm> Plan<'b, 'm> {
     #[inline]
     pub fn side_tag(&self) -> Option<Tag> {
         if self.inline_tag { None } else { self.tag }
+    }
+
+    /// The output frame as it lies in memory, for an egress whose peer copies it (a system call): writes the head,
+    /// with an inline tag in its place, to `head`. `None` when the frame is to be cut up or summed by us, which
+    /// [`Plan::write`] does. Padding is the caller's.
+    #[inline]
+    pub fn scatter(&self, head: &mut [u8; HEAD_MAX + TAG_LEN]) -> Option<Scattered<'b, 'm>> {
+        if self.fills || self.segments > 0 {
+            return None;
+        }
+        let from = self.head();
+        let mut len = from.len();
+        match self.tag {
+            Some(tag) if self.inline_tag => {
+                head[..12].copy_from_slice(from.get(..12)?);
+                head[12..16].copy_from_slice(&tag.bytes());
+                head.get_mut(16..len + TAG_LEN)?.copy_from_slice(&from[12..]);
+                len += TAG_LEN;
+            }
+            _ => head.get_mut(..len)?.copy_from_slice(from),
+        }
+        let payload = self.frame.len() - from.len();
+        Some(Scattered {
+            head: len,
+            rest: self.burst.slices_of(self.frame),
+            skip: usize::from(self.frame.skip),
+            payload,
+        })
     }
 
     /// The checksum facts of the output frames: `Good` where this plan fills it in.

@@ -61,7 +61,7 @@ mod worker;
 pub use burst::Burst;
 pub use counters::{Counters, PortTotals, Tally};
 pub use drops::DropReason;
-pub use emit::{Caps, MAX_SEGMENTS, Plan};
+pub use emit::{Caps, MAX_SEGMENTS, Plan, Scattered};
 pub use frame::{BURST, Csum, Frame, Gso, HEAD_MAX, MAX_FRAME, MAX_FRAME_SLICES, Offload};
 pub use grace::{Grace, Ticker};
 pub use inbox::{HEARD_MAX, Heard, Inbox};

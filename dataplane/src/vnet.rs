@@ -11,7 +11,7 @@ use crate::burst::gather;
 use crate::{Csum, DropReason, Gso, HEAD_MAX, Offload, Plan};
 use sharedmem::Slice;
 use wire::ip::{TCP, Transport};
-use wire::{ETHERTYPE_IPV6, be16};
+use wire::{ETH_HEADER, ETHERTYPE_IPV6, ETHERTYPE_VLAN, TAG_LEN, be16};
 
 /// Bytes of the header, without the count of buffers that virtio cards put behind it.
 pub const VNET_LEN: usize = 10;
@@ -118,15 +118,21 @@ impl VnetHeader {
     }
 }
 
-/// Offset of the TCP payload of `frame`. The peer's `hdr_len` says only how much lay in one piece.
+/// Offset of the TCP payload of `frame`, which may begin with a tag. The peer's `hdr_len` says only how much lay in one
+/// piece.
 fn tcp_payload(frame: &[Slice<'_>]) -> Result<u16, DropReason> {
     let mut head = [0; HEAD_MAX];
-    let got = gather(frame, &mut head);
+    let mut got = gather(frame, &mut head);
+    let mut tag = 0;
+    if be16(&head, 12) == Some(ETHERTYPE_VLAN) && got >= ETH_HEADER + TAG_LEN {
+        head.copy_within(12 + TAG_LEN..got, 12);
+        (got, tag) = (got - TAG_LEN, TAG_LEN);
+    }
     let transport = Transport::parse(&head[..got]).ok_or(DropReason::BadOffload)?;
     if transport.protocol != TCP || transport.l4_len == 0 {
         return Err(DropReason::BadOffload);
     }
-    u16::try_from(transport.payload()).map_err(|_| DropReason::BadOffload)
+    u16::try_from(transport.payload() + tag).map_err(|_| DropReason::BadOffload)
 }
 
 /// True when the TCP header in `head` has CWR set: a sender of segments must then clear it in all but the first.

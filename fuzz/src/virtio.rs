@@ -115,8 +115,8 @@ impl Guest {
         if rx_ring.is_some() {
             active.receivers.push(0);
         }
-        active.tx[0] = tx_ring.map(|ring| TxQueueRings { ring, state: tx });
-        active.rx[0] = rx_ring.map(|ring| RxQueue { ring, state: rx });
+        active.tx[0] = tx_ring.map(|ring| TxQueueRings { ring: ring.into(), state: tx });
+        active.rx[0] = rx_ring.map(|ring| RxQueue { ring: ring.into(), state: rx });
         self.active = Some(Arc::new(active));
         self.card.active.store(self.active.clone());
     }

@@ -9,16 +9,24 @@ use dataplane::{Egress, Grace, Ingress, PortState};
 use rustix::event::{EventfdFlags, eventfd};
 use vnic::device::{DeviceModel, Setup};
 use vnic::irq::{Interrupts, IrqKind};
+use vnic::vmxnet3::shared_area::{QUEUE_LEN, at, feature, queue};
 use vnic::vmxnet3::{Vmxnet3, commands, registers};
 use wire::Tag;
 
 use crate::Input;
-use crate::layout::{AREA, BASE, Driver, TX_QUEUES};
+use crate::layout::{AREA, BASE, Driver, QUEUES, TX_QUEUES};
 use crate::memory::{MEMORY, Memory, Shape};
 use crate::network::{MAC, Source, Wire, tcp};
 
 /// Operations of one run: more only take time.
 const OPERATIONS: usize = 400;
+/// Configuration of receive side scaling, and of interrupt moderation behind it.
+const RSS: u64 = BASE + 0x7000;
+const SCHEME: u64 = RSS + 0x100;
+/// Rings of the receive queues that `layout` does not know of, 16 KiB for each.
+const MORE_RINGS: u64 = BASE + 0x2_0000;
+/// Their descriptors: ring 1 and ring 2.
+const MORE_SIZES: [u32; 2] = [64, 32];
 
 thread_local! {
     static SOURCE: Source = Source::default();
@@ -131,6 +139,47 @@ impl Guest {
         }
     }
 
+    /// What a driver of a later revision sets up before it starts the card: more receive queues and how frames are
+    /// spread over them, data rings, large segments. Some of it may make no sense.
+    fn later_revision(&mut self, input: &mut Input<'_>) {
+        let (kind, entry, entries) = (input.u8(), u16::from(input.u8()) << 4, input.u8());
+        let more = usize::from(kind & 3);
+        self.register(registers::VRRS, 1 << (kind >> 2 & 7));
+        let memory = &self.memory;
+        let area = |offset: u32| AREA + u64::from(offset);
+        memory.put(area(at::QUEUE_COUNTS), &[kind >> 5, 0, TX_QUEUES as u8, 1 + more as u8]);
+        memory.put32(area(at::QUEUES_LEN), (TX_QUEUES + 1 + more) as u32 * QUEUE_LEN);
+        let wanted = u64::from(input.u8()) & 0xf | feature::RSS;
+        memory.put64(area(at::FEATURES), wanted);
+        for q in 0..more {
+            more_queue(memory, q);
+        }
+        for q in 0..=more {
+            let desc = QUEUES + (TX_QUEUES + q) as u64 * u64::from(QUEUE_LEN);
+            memory.put64(desc + u64::from(queue::DATA), MORE_RINGS + q as u64 * 0x4000 + 0x2000);
+            memory.put(desc + u64::from(queue::VECTOR) + 2, &entry.to_le_bytes());
+        }
+        let head = [u16::from(input.u8()), 1, 40, u16::from(entries)].map(u16::to_le_bytes).concat();
+        let table: Vec<u8> = (0..128).map(|i| i % (more as u8 + 1)).collect();
+        let key: Vec<u8> = (0..40u8).map(|i| i.wrapping_mul(kind | 1)).collect();
+        memory.put(RSS, &[head, key, table].concat());
+        memory.put32(area(at::RSS) + 4, 176);
+        memory.put64(area(at::RSS) + 8, RSS);
+    }
+
+    /// A command with data: moderation, or the fields to hash by.
+    fn command_with_data(&mut self, input: &mut Input<'_>) {
+        for word in 0..4 {
+            self.memory.put32(SCHEME + word * 4, u32::from(input.u8()));
+        }
+        let (data, which) = (AREA + u64::from(at::COMMAND), input.u8());
+        self.memory.put32(data, which.into());
+        self.memory.put32(data + 4, 16);
+        self.memory.put64(data + 8, if which & 0x80 == 0 { SCHEME } else { input.address(BASE) });
+        let commands = [commands::SET_COALESCE, commands::GET_COALESCE, commands::SET_RSS_FIELDS];
+        self.register(registers::CMD, commands[usize::from(which) % 3]);
+    }
+
     fn step(&mut self, input: &mut Input<'_>) {
         match input.u8() % 20 {
             // The shared area and the queue descriptors; rings; anything.
@@ -164,6 +213,8 @@ impl Guest {
                 1 => self.irq.clear(),
                 2 => self.irq.unmask_intx(),
                 3 => self.interrupts(input.u8()),
+                4 => self.later_revision(input),
+                5 => self.command_with_data(input),
                 _ => self.model.reset(),
             },
             // A plain store to BAR0.
@@ -171,6 +222,28 @@ impl Guest {
                 let (offset, value) = (usize::from(input.u16() & 0xfff), input.u32());
                 self.model.bar_page(0).expect("BAR0").slice().store_u32(offset & !3, value);
             }
+        }
+    }
+}
+
+/// A further receive queue with all its buffers given, which it shares with the first.
+fn more_queue(memory: &Memory, q: usize) {
+    let rings = MORE_RINGS + (q as u64 + 1) * 0x4000;
+    let desc = QUEUES + (TX_QUEUES + 1 + q) as u64 * u64::from(QUEUE_LEN);
+    let places = [rings, rings + 0x400, rings + 0x800];
+    let sizes = [MORE_SIZES[0], MORE_SIZES[1], MORE_SIZES[0] + MORE_SIZES[1]];
+    for (offset, place) in [queue::RING, queue::RING2, queue::COMPLETIONS].into_iter().zip(places) {
+        memory.put64(desc + u64::from(offset), place);
+    }
+    for (offset, size) in [queue::RING_COUNT, queue::RING2_COUNT, queue::COMPLETION_COUNT].into_iter().zip(sizes) {
+        memory.put32(desc + u64::from(offset), size);
+    }
+    memory.put32(desc + u64::from(queue::VECTOR), (TX_QUEUES + 1 + q) as u32);
+    for (ring, kind) in [(0, 0u32), (1, 1 << 14)] {
+        for index in 0..MORE_SIZES[ring] {
+            let descriptor = places[ring] + u64::from(index) * 16;
+            memory.put64(descriptor, BASE + 0x8_0000 + u64::from(index) * 4096);
+            memory.put32(descriptor + 8, 4000 | kind | 1 << 31);
         }
     }
 }

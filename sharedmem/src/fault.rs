@@ -5,8 +5,14 @@
 //! a page of zeros under it and marks the region; the access then goes on. Whoever owns the region
 //! sees [`Region::faulted`](crate::Region::faulted) and takes its own port out of use. A SIGBUS
 //! anywhere else gets the default action.
+//!
+//! A huge page is replaced whole, for the kernel does not cut a hugetlb mapping within one; what comes in its place is
+//! ordinary memory, of which only what is touched is ever taken. The same happens when a huge page is wanted and none is
+//! left: a VMM that reserved too few, or gave some back. Where pages are so large that a worker would be away while the
+//! kernel clears one, none is ever made for us ([`no_new_pages`]): a page that is not there is as good as gone.
 
 use std::io;
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::sync::Once;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicUsize, Ordering};
 
@@ -17,6 +23,7 @@ struct Entry {
     taken: AtomicBool,
     start: AtomicUsize,
     len: AtomicUsize,
+    page: AtomicUsize,
     writable: AtomicBool,
     faulted: AtomicU8,
 }
@@ -26,31 +33,33 @@ static TABLE: [Entry; MAX_GUARDS] = [const {
         taken: AtomicBool::new(false),
         start: AtomicUsize::new(0),
         len: AtomicUsize::new(0),
+        page: AtomicUsize::new(4096),
         writable: AtomicBool::new(false),
         faulted: AtomicU8::new(0),
     }
 }; MAX_GUARDS];
 static HIGH: AtomicUsize = AtomicUsize::new(0);
-static PAGE: AtomicUsize = AtomicUsize::new(4096);
 
 /// A region's entry in the table, given back by [`Guard::forget`].
 #[derive(Debug)]
 pub(crate) struct Guard(Option<usize>);
 
 /// Bytes of a page. Asked of libc: rustix reads it from a place that valgrind, which counts our instructions, hides.
-fn page_size() -> usize {
+pub(crate) fn page_size() -> usize {
     // SAFETY: a question without arguments in memory.
     let answer = unsafe { libc::sysconf(libc::_SC_PAGESIZE) };
     usize::try_from(answer).unwrap_or(4096)
 }
 
 impl Guard {
-    pub(crate) fn new(start: usize, len: usize, writable: bool) -> Guard {
+    /// For `len` bytes mapped at `start`, in pages of `page` bytes; both are multiples of that.
+    pub(crate) fn new(start: usize, len: usize, page: usize, writable: bool) -> Guard {
         install();
         for (index, entry) in TABLE.iter().enumerate() {
             if entry.taken.compare_exchange(false, true, Ordering::AcqRel, Ordering::Relaxed).is_ok() {
                 entry.faulted.store(0, Ordering::Relaxed);
                 entry.writable.store(writable, Ordering::Relaxed);
+                entry.page.store(page, Ordering::Relaxed);
                 entry.start.store(start, Ordering::Relaxed);
                 entry.len.store(len, Ordering::Release);
                 HIGH.fetch_max(index + 1, Ordering::AcqRel);
@@ -78,10 +87,61 @@ impl Guard {
     }
 }
 
+/// `struct uffdio_api` of `<linux/userfaultfd.h>`.
+#[repr(C)]
+struct UffdioApi {
+    api: u64,
+    features: u64,
+    ioctls: u64,
+}
+
+/// `struct uffdio_register` likewise.
+#[repr(C)]
+struct UffdioRegister {
+    start: u64,
+    len: u64,
+    mode: u64,
+    ioctls: u64,
+}
+
+/// `_IOWR(0xaa, 0x3f, struct uffdio_api)`.
+const UFFDIO_API: libc::c_ulong = 0xc018_aa3f;
+/// `_IOWR(0xaa, 0x00, struct uffdio_register)`.
+const UFFDIO_REGISTER: libc::c_ulong = 0xc020_aa00;
+const UFFD_API: u64 = 0xaa;
+const UFFD_FEATURE_MISSING_HUGETLBFS: u64 = 1 << 4;
+const UFFD_FEATURE_SIGBUS: u64 = 1 << 7;
+const UFFDIO_REGISTER_MODE_MISSING: u64 = 1;
+/// Faults of ours, not of the kernel on our behalf; that needs no privilege.
+const UFFD_USER_MODE_ONLY: libc::c_int = 1;
+
+/// From now on an access to a page of the hugetlb mapping `start`, `len` that its file does not hold raises SIGBUS, where
+/// the kernel would else take a page and clear it. Lasts as long as what is returned.
+///
+/// # Errors
+/// When the kernel has no userfaultfd with that feature (Linux 4.14, 5.11 without privilege).
+pub(crate) fn no_new_pages(start: usize, len: usize) -> io::Result<OwnedFd> {
+    let flags = rustix::mm::UserfaultfdFlags::CLOEXEC.bits() | UFFD_USER_MODE_ONLY as u32;
+    // SAFETY: makes a descriptor, and does nothing to memory until a range is registered.
+    let fd = unsafe { rustix::mm::userfaultfd(rustix::mm::UserfaultfdFlags::from_bits_retain(flags))? };
+    let features = UFFD_FEATURE_MISSING_HUGETLBFS | UFFD_FEATURE_SIGBUS;
+    let mut api = UffdioApi { api: UFFD_API, features, ioctls: 0 };
+    // SAFETY: the descriptor is a userfaultfd and the argument what the request reads and writes.
+    if unsafe { libc::ioctl(fd.as_raw_fd(), UFFDIO_API, &raw mut api) } != 0 {
+        return Err(io::Error::last_os_error());
+    }
+    let mode = UFFDIO_REGISTER_MODE_MISSING;
+    let mut range = UffdioRegister { start: start as u64, len: len as u64, mode, ioctls: 0 };
+    // SAFETY: as above; the range is a mapping of the caller's, whose pages stay as they are.
+    if unsafe { libc::ioctl(fd.as_raw_fd(), UFFDIO_REGISTER, &raw mut range) } != 0 {
+        return Err(io::Error::last_os_error());
+    }
+    Ok(fd)
+}
+
 fn install() {
     static ONCE: Once = Once::new();
     ONCE.call_once(|| {
-        PAGE.store(page_size(), Ordering::Relaxed);
         let handler: extern "C" fn(libc::c_int, *mut libc::siginfo_t, *mut libc::c_void) = on_sigbus;
         // SAFETY: an all-zero sigaction is a valid value; the fields that matter are set next.
         let mut action: libc::sigaction = unsafe { std::mem::zeroed() };
@@ -111,7 +171,6 @@ extern "C" fn on_sigbus(_signal: libc::c_int, info: *mut libc::siginfo_t, _conte
 }
 
 fn mend(address: usize) -> bool {
-    let page = PAGE.load(Ordering::Relaxed);
     for entry in &TABLE[..HIGH.load(Ordering::Acquire)] {
         let len = entry.len.load(Ordering::Acquire);
         let start = entry.start.load(Ordering::Relaxed);
@@ -121,11 +180,11 @@ fn mend(address: usize) -> bool {
         entry.faulted.store(1, Ordering::Relaxed);
         let writable = entry.writable.load(Ordering::Relaxed);
         let prot = libc::PROT_READ | if writable { libc::PROT_WRITE } else { 0 };
+        let page = entry.page.load(Ordering::Relaxed);
         let at = (address & !(page - 1)) as *mut libc::c_void;
-        let flags = libc::MAP_FIXED | libc::MAP_PRIVATE | libc::MAP_ANONYMOUS;
-        // SAFETY: the page belongs to a live Region of ours (it is in the table), so replacing it
-        // touches no other mapping; the Region's munmap later covers it too. hugetlb mappings
-        // refuse a small page, which the caller turns into the default action.
+        let flags = libc::MAP_FIXED | libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE;
+        // SAFETY: the page belongs to a live Region of ours (it is in the table, and start and len are multiples of its
+        // size), so replacing it touches no other mapping; the Region's munmap later covers it too.
         let got = unsafe { libc::mmap(at, page, prot, flags, -1, 0) };
         return got != libc::MAP_FAILED;
     }

@@ -1,9 +1,13 @@
 //! An array of descriptors in shared memory, with its place looked up once.
 
+mod wide;
+
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use crate::Region;
+
+pub use wide::WideRing;
 
 /// `count` descriptors of `WORDS` 32-bit little-endian words each. The address is checked and
 /// cached when the ring is made; it holds its region, so it stays valid while it lives.

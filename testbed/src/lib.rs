@@ -7,7 +7,7 @@
 //!          the driver side of each card
 //! ```
 //!
-//! `generator` sends frames through any switch as fast as they go, and counts.
+//! `uml`: stock Linux as an ordinary process, on the sockets of virtio cards. `generator` sends frames through any switch as fast as they go, and counts.
 //!
 //! A frame here starts or ends outside the switch: in a guest's driver, in a namespace's kernel, or in a raw
 //! socket on a cable. Nothing in this crate knows the switch's insides; it speaks to sockets and interfaces. But for
@@ -21,3 +21,4 @@ pub mod sim;
 pub mod soft;
 pub mod switch;
 pub mod topology;
+pub mod uml;

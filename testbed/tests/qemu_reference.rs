@@ -136,6 +136,6 @@ fn a_qemu_that_does_not_start_is_explained() -> Result<()> {
     let nic = Nic::VfioUser { socket: "/nonexistent/web1.sock".into() };
     let mut guest = Guest::boot(GuestSpec::new("refused").nic(nic))?;
     let error = guest.wait_ready(BOOT).expect_err("there is no such socket").to_string();
-    assert!(error.contains("QEMU has ended") && error.contains("/nonexistent/web1.sock"), "{error}");
+    assert!(error.contains("its process has ended") && error.contains("/nonexistent/web1.sock"), "{error}");
     Ok(())
 }

@@ -4,10 +4,11 @@
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use control::api::{PortStatus, Status, ledger};
+use rustix::process::{Pid, Signal, kill_process};
 use testbed::netns::{Host, Spawned};
 use testbed::qemu::{Guest, GuestSpec, Nic};
 use testbed::switch::SwitchProcess;
@@ -89,6 +90,26 @@ impl Net {
     pub fn port(&self, name: &str) -> Result<PortStatus> {
         let status: Status = serde_json::from_value(self.switch.show()?)?;
         port(&status, name).cloned()
+    }
+
+    /// Ends the switch as a crash does, and starts it again with `tables` after its `[switch]` section.
+    pub fn crash(&mut self, tables: &str) -> Result<()> {
+        let pid = i32::try_from(self.switch.pid()).ok().and_then(Pid::from_raw).context("a process")?;
+        kill_process(pid, Signal::KILL)?;
+        ensure!(!self.switch.stop()?.success(), "it ended by the signal");
+        let head = format!("[switch]\nname = \"vSwitch0\"\nsocket_dir = \"{}\"\n", self.dir.path().display());
+        self.switch = SwitchProcess::start(&program(), None, self.dir.path(), &(head + tables))?;
+        Ok(())
+    }
+
+    /// Waits until a VMM is on `name` and its guest's driver has started the card.
+    pub fn started(&self, name: &str) -> Result<()> {
+        let deadline = Instant::now() + BOOT;
+        while !self.port(name)?.connected {
+            ensure!(Instant::now() < deadline, "{name} is not started:\n{}", self.switch.log());
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        Ok(())
     }
 
     /// Ends the switch as an administrator does, and expects a clean end.

@@ -23,7 +23,8 @@
 //! # Unsafe
 //!
 //! System calls that `rustix` has no safe wrapper for: options and addresses of packet sockets
-//! (`af_packet/socket.rs`), bpf(2) (`af_xdp/bpf.rs`), the ethtool ioctl (`ethtool.rs`); and the calls of `xsk-rs`
+//! (`af_packet/socket.rs`), bpf(2) (`af_xdp/bpf.rs`), the ethtool ioctl (`ethtool.rs`), the ioctls of taps, and reading
+//! and writing them from and to memory that others share (`tap/device.rs`); and the calls of `xsk-rs`
 //! (`af_xdp/{queue,rx,tx}.rs`), which move descriptors of memory. Ring and frame memory is reached through
 //! `sharedmem` and `xsk-rs` alone.
 #![deny(unsafe_op_in_unsafe_fn)]
@@ -35,6 +36,7 @@ mod ethtool;
 mod life;
 pub mod netlink;
 mod port;
+pub mod tap;
 
 #[cfg(test)]
 #[path = "../tests/lab/mod.rs"]
@@ -44,3 +46,4 @@ pub use af_packet::{RX_SLOTS, TX_SLOTS};
 pub use af_xdp::{XDP_RX_FRAMES, XDP_TX_FRAMES};
 pub use driver::Driver;
 pub use port::{OpenError, Uplink, UplinkStats};
+pub use tap::{Tap, TapSetup};

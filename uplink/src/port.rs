@@ -42,6 +42,51 @@ pub enum OpenError {
         /// Why not.
         reason: String,
     },
+    /// There is no such thing as a tap here.
+    #[error(
+        "there is no /dev/net/tun to make tap interface \"{device}\" with; load it (`modprobe tun`), and give it to the \
+         container if the switch runs in one"
+    )]
+    NoTun {
+        /// The interface.
+        device: String,
+    },
+    /// The process may not make taps.
+    #[error(
+        "no permission to make tap interface \"{device}\"; run as root or give the program CAP_NET_ADMIN and access \
+         to /dev/net/tun"
+    )]
+    TapPermission {
+        /// The interface.
+        device: String,
+    },
+    /// No interface can be called so.
+    #[error("\"{device}\" is no name of an interface; use at most 15 letters, digits and signs other than / : %")]
+    BadName {
+        /// The name asked for.
+        device: String,
+    },
+    /// Another program holds the interface.
+    #[error("tap interface \"{device}\" is in use by another program; end that, or choose another name")]
+    Busy {
+        /// The interface.
+        device: String,
+    },
+    /// The interface exists and is something else.
+    #[error("network interface \"{device}\" exists and is no tap; delete it, or choose another name")]
+    NotTap {
+        /// The interface.
+        device: String,
+    },
+    /// The interface was made with one queue.
+    #[error(
+        "tap interface \"{device}\" has one queue; make it by `ip tuntap add {device} mode tap multi_queue`, or ask \
+         for one"
+    )]
+    OneQueue {
+        /// The interface.
+        device: String,
+    },
     /// Something else.
     #[error("cannot open network interface \"{device}\": {error}")]
     System {

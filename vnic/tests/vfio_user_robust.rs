@@ -1,6 +1,8 @@
 //! What no good client sends, over the real socket: every answer has a true errno, the stream stays in
 //! step, and nothing of it ends the server.
 
+#[path = "../../sharedmem/tests/huge/mod.rs"]
+mod huge;
 mod vfio_user_support;
 
 use std::io::{Read, Write};
@@ -12,6 +14,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use dataplane::Grace;
+use rustix::fs::ftruncate;
+use sharedmem::{Access, Hint};
 use vfio_user_support::{Raw, Served, borrowed, bytes, card, event, irqs, memfd, taken, unmap, write};
 use vnic::vfio_user::{BindError, Header, MAX_MESSAGE, Server};
 
@@ -306,6 +310,39 @@ fn maps_are_checked() {
     assert_eq!(served.seen.lock().unwrap().map.as_ref().unwrap().len(), 1);
     assert_eq!(raw.unmap(0, 0, 2), 0, "all");
     assert!(served.seen.lock().unwrap().map.as_ref().unwrap().is_empty());
+}
+
+/// As QEMU maps its memory on hugetlbfs: pieces that begin and end inside huge pages.
+#[test]
+fn maps_of_huge_pages() {
+    let _pages = huge::HugePages::reserve(2);
+    let served = Served::start();
+    let mut raw = Raw::negotiated(&served.path);
+    let ram = huge::memfd(2);
+    let with = [ram.as_fd()];
+    let size = 2 * huge::HUGE as u64;
+    for (from, to) in [(0, 0xa0000), (0xc0000, 0xe0000), (0x10_0000, size)] {
+        assert_eq!(raw.map(from, to - from, from, 3, &with), 0, "{from:#x}");
+    }
+    assert_eq!(raw.map(size, 4096, 0x123, 3, &with), INVAL, "offset inside an ordinary page");
+    assert_eq!(raw.map(size, 4096, size, 3, &with), INVAL, "past the end of the file");
+    // A look at the card, so that the maps have reached it.
+    assert!(raw.read(7, 0, 4).is_ok());
+    let map = served.seen.lock().unwrap().map.clone().unwrap();
+    let at = |place: u64| map.slice(&mut Hint::default(), place, 8, Access::Write);
+    assert!(at(0xa0000).is_err(), "nothing was mapped there");
+    for place in [0, 0x9fff8, 0xc0000, 0x10_0000, size - 8] {
+        assert!(at(place).unwrap().write_at(0, &place.to_ne_bytes()));
+        let mut seen = [0; 8];
+        assert_eq!(rustix::io::pread(&ram, &mut seen, place), Ok(8));
+        assert_eq!(u64::from_ne_bytes(seen), place, "the file's byte of the same number");
+    }
+    ftruncate(&ram, 0).unwrap();
+    let mut out = [1; 8];
+    assert!(at(size - 8).unwrap().read_at(0, &mut out) && out == [0; 8]);
+    let faulted = |n: usize| map.mappings()[n].region.as_ref().unwrap().faulted();
+    assert!(faulted(2) && !faulted(0), "each mapping notices for itself");
+    assert_eq!(raw.unmap(0, 0, 2), 0, "all");
 }
 
 #[test]

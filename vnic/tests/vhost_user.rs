@@ -1,5 +1,8 @@
 //! What no good VMM sends, over the real socket: it costs that VMM its connection, and nobody else anything.
 
+#[path = "../../sharedmem/tests/huge/mod.rs"]
+mod huge;
+
 use std::io::{IoSlice, Read, Write};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -30,6 +33,7 @@ const SET_VRING_BASE: u32 = 10;
 const GET_VRING_BASE: u32 = 11;
 const SET_VRING_KICK: u32 = 12;
 const SET_VRING_CALL: u32 = 13;
+const SET_VRING_ERR: u32 = 14;
 const GET_PROTOCOL_FEATURES: u32 = 15;
 const SET_PROTOCOL_FEATURES: u32 = 16;
 const SET_VRING_ENABLE: u32 = 18;
@@ -206,10 +210,13 @@ struct Peer {
 
 impl Peer {
     fn connect(path: &Path) -> Peer {
+        Peer::with_memory(path, memfd(MEMORY as u64))
+    }
+
+    fn with_memory(path: &Path, memory: OwnedFd) -> Peer {
         let stream = UnixStream::connect(path).unwrap();
         stream.set_read_timeout(Some(PATIENCE)).unwrap();
         stream.set_write_timeout(Some(PATIENCE)).unwrap();
-        let memory = memfd(MEMORY as u64);
         let region = Region::map(memory.as_fd(), 0, MEMORY, true).unwrap();
         let (tx, ..) = DriverRing::new(SIZE, (&region, TX_RING)).unwrap();
         let (rx, ..) = DriverRing::new(SIZE, (&region, RX_RING)).unwrap();
@@ -554,6 +561,79 @@ fn memory_taken_away_under_the_rings() {
     }
 }
 
+/// Memory on huge pages is as good as any, also half a page of it, and a VMM that takes it back harms only itself.
+#[test]
+fn memory_on_huge_pages() {
+    let _pages = huge::HugePages::reserve(1);
+    let served = Served::start(&Grace::new(0));
+    for left in [true, false] {
+        let mut peer = Peer::with_memory(&served.path("a"), huge::memfd(1));
+        peer.run();
+        peer.post(5);
+        assert_eq!(served.poll(), 5);
+        served.deliver();
+        assert_eq!((peer.tx.used_idx(), peer.rx.used_idx()), (5, 1));
+        peer.post(5);
+        if !left {
+            ftruncate(&peer.memory, 0).unwrap();
+            // The look that finds it goes on with zeros; after that the port is out of use.
+            served.poll();
+            served.deliver();
+            assert_eq!(served.poll(), 0);
+            served.others_go_on();
+        }
+        drop(peer);
+        served.usable_again();
+    }
+}
+
+/// A ring that makes no sense stops its queue and no other, and the VMM hears of it, once. Set up anew it goes on.
+#[test]
+fn a_broken_ring_stops_its_queue_alone() {
+    let served = Served::start(&Grace::new(0));
+    let counted = |event: &OwnedFd| {
+        let mut bytes = [0; 8];
+        rustix::io::read(event, &mut bytes).map_or(0, |_| u64::from_ne_bytes(bytes))
+    };
+    for broken in [1u32, 0] {
+        let mut peer = Peer::connect(&served.path("a"));
+        peer.run();
+        let errors = [event(), event()];
+        for (index, error) in (0u64..).zip(&errors) {
+            peer.must(SET_VRING_ERR, &longs(&[index]), &[error.as_fd()]);
+        }
+        let ring = if broken == 1 { &peer.tx } else { &peer.rx };
+        ring.publish(3 * SIZE);
+        for _ in 0..3 {
+            served.poll();
+            served.deliver();
+        }
+        assert_eq!(errors.each_ref().map(counted), [u64::from(broken == 0), u64::from(broken == 1)]);
+        if broken == 1 {
+            assert_eq!((peer.tx.used_idx(), peer.rx.used_idx()), (0, 3), "it still receives");
+        } else {
+            peer.post(2);
+            assert_eq!(served.poll(), 2, "it still sends");
+            assert_eq!(peer.rx.used_idx(), 0);
+        }
+        let ring = if broken == 1 { &peer.tx } else { &peer.rx };
+        ring.publish(SIZE);
+        let base = peer.ask(GET_VRING_BASE, &words(&[broken, 0]), &[]).unwrap();
+        assert_eq!(base, words(&[broken, 0]), "nothing of it was used");
+        peer.ring(broken, if broken == 1 { TX_RING } else { RX_RING }, 0);
+        if broken == 1 {
+            peer.post(2);
+            assert_eq!(served.poll(), 2);
+        } else {
+            served.deliver();
+            assert_eq!(peer.rx.used_idx(), 1);
+        }
+        assert_eq!(errors.each_ref().map(counted), [0, 0]);
+        drop(peer);
+        served.usable_again();
+    }
+}
+
 #[test]
 fn a_second_vmm_is_turned_away() {
     let served = Served::start(&Grace::new(0));
@@ -593,6 +673,32 @@ fn a_ring_goes_on_where_it_stopped() {
         sent += 3;
         assert_eq!(u32::from(peer.tx.used_idx()), sent);
         assert_eq!(u32::from(peer.rx.used_idx()), round + 1);
+    }
+}
+
+/// The switch crashed, or a VMM restores a ring: whatever it says, the ring goes on behind what was used last.
+#[test]
+fn a_ring_goes_on_where_a_crash_left_it() {
+    let served = Served::start(&Grace::new(0));
+    let mut peer = Peer::connect(&served.path("a"));
+    peer.run();
+    peer.post(20);
+    assert_eq!(served.poll(), 20);
+    (0..3).for_each(|_| served.deliver());
+    for base in [0, 23, 25, 60_000] {
+        peer.post(5);
+        let (memory, next) = (peer.memory.try_clone().unwrap(), peer.next);
+        drop(peer);
+        served.until("the port is free again", || !served.connected[0].connected());
+        peer = Peer::with_memory(&served.path("a"), memory);
+        peer.next = next;
+        peer.negotiate();
+        peer.ring(1, TX_RING, base);
+        peer.ring(0, RX_RING, base);
+        let before = (peer.tx.used_idx(), peer.rx.used_idx());
+        assert_eq!(served.poll(), 5, "those that waited, once, though told {base}");
+        served.deliver();
+        assert_eq!((peer.tx.used_idx(), peer.rx.used_idx()), (before.0 + 5, before.1 + 1));
     }
 }
 

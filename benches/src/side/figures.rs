@@ -35,17 +35,35 @@ impl fmt::Display for Measured {
     }
 }
 
+/// What came of one run of a work.
+#[derive(Clone, Copy, Debug)]
+pub struct Outcome {
+    /// The figure.
+    pub measured: Measured,
+    /// True when the switch was asked afterwards and accounted for every frame; only ours can be asked.
+    pub accounted: bool,
+}
+
 /// Everything measured in one run.
 #[derive(Clone, Debug, Default)]
 pub struct Figures {
     values: BTreeMap<(String, String), Vec<Measured>>,
+    accounted: BTreeMap<(String, String), usize>,
     gaps: BTreeMap<(String, String), String>,
 }
 
 impl Figures {
     /// Adds a measurement of `work` by `peer`.
-    pub fn add(&mut self, work: &str, peer: &str, measured: Measured) {
-        self.values.entry((work.to_owned(), peer.to_owned())).or_default().push(measured);
+    pub fn add(&mut self, work: &str, peer: &str, outcome: Outcome) {
+        let key = (work.to_owned(), peer.to_owned());
+        *self.accounted.entry(key.clone()).or_default() += usize::from(outcome.accounted);
+        self.values.entry(key).or_default().push(outcome.measured);
+    }
+
+    /// Runs of `work` by `peer` that gave a figure, and after how many of them every frame was accounted for.
+    pub fn runs(&self, work: &str, peer: &str) -> (usize, usize) {
+        let key = (work.to_owned(), peer.to_owned());
+        (self.values.get(&key).map_or(0, Vec::len), self.accounted.get(&key).copied().unwrap_or(0))
     }
 
     /// Notes why there is none.
@@ -95,8 +113,10 @@ mod tests {
         assert!(median(vec![]).is_nan());
         let mut figures = Figures::default();
         for v in [1.0, 9.0, 2.0] {
-            figures.add("w", "p", Measured::Latency(v, v * 2.0));
+            figures.add("w", "p", Outcome { measured: Measured::Latency(v, v * 2.0), accounted: v > 1.0 });
         }
+        assert_eq!(figures.runs("w", "p"), (3, 2));
+        assert_eq!(figures.runs("w", "q"), (0, 0));
         assert_eq!(figures.medians("w", "p"), [("us p50", 2.0), ("us p99", 4.0)]);
         assert_eq!(figures.range("w", "p"), Some((1.0, 9.0)));
         assert!(figures.medians("w", "q").is_empty());

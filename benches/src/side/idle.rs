@@ -8,8 +8,9 @@ use testbed::switch::SwitchProcess;
 use wire::Mac;
 
 use super::Measured;
-use super::generator::program;
-use super::peers::{Peer, Running, own_config};
+use super::figures::Outcome;
+use super::generator::{accounted, program};
+use super::peers::{Peer, Running, Wishes, own_config};
 
 /// Ports with a guest on them.
 const PORTS: usize = 8;
@@ -18,22 +19,24 @@ const PORTS: usize = 8;
 ///
 /// # Errors
 /// When the peer cannot start.
-pub fn idle(peer: Peer, length: Duration) -> Result<Measured> {
+pub fn idle(peer: Peer, length: Duration) -> Result<Outcome> {
     match peer {
-        Peer::Own(adapter) => {
+        Peer::Own(ports) => {
             let dir = tempfile::tempdir()?;
-            let config = own_config(dir.path(), adapter, false);
+            let config = own_config(dir.path(), ports, false);
             let switch = SwitchProcess::start(&program()?, None, dir.path(), &config)?;
             let connect = |n: usize| {
                 let mac = Mac([0x00, 0x50, 0x56, 0, 1, n as u8]);
                 SoftVirtio::connect(&switch.socket(&format!("port{n}")), VirtioOptions::new(mac))
             };
             let _guests = (0..PORTS).map(connect).collect::<Result<Vec<_>>>()?;
-            measure(switch.pid(), length)
+            let measured = measure(switch.pid(), length)?;
+            accounted(&switch.control_socket())?;
+            Ok(Outcome { measured, accounted: true })
         }
         _ => {
-            let running = Running::start(peer, false)?;
-            measure(running.pid, length)
+            let running = Running::start(peer, Wishes::default())?;
+            Ok(Outcome { measured: measure(running.pid, length)?, accounted: false })
         }
     }
 }

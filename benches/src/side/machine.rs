@@ -25,26 +25,34 @@ impl Machine {
     }
 }
 
-const HUGE: &str = "/sys/kernel/mm/hugepages/hugepages-2048kB/nr_hugepages";
+/// Where the kernel keeps its pages of 2 MiB.
+const HUGE: &str = "/sys/kernel/mm/hugepages/hugepages-2048kB";
 
 /// Huge pages of 2 MiB set aside, given back on drop.
 pub struct HugePages {
-    before: u64,
+    added: u64,
 }
 
 impl HugePages {
-    /// At least `wanted` of them, if the kernel has them.
+    /// So many more that `wanted` are free, if the kernel has them.
     pub fn reserve(wanted: u64) -> HugePages {
-        let before = fs::read_to_string(HUGE).ok().and_then(|t| t.trim().parse().ok()).unwrap_or(0);
-        if before < wanted {
-            let _ = fs::write(HUGE, wanted.to_string());
+        let before = pages("nr_hugepages");
+        let more = wanted.saturating_sub(pages("free_hugepages"));
+        if more > 0 {
+            let _ = fs::write(format!("{HUGE}/nr_hugepages"), (before + more).to_string());
         }
-        HugePages { before }
+        HugePages { added: pages("nr_hugepages").saturating_sub(before) }
     }
 }
 
 impl Drop for HugePages {
     fn drop(&mut self) {
-        let _ = fs::write(HUGE, self.before.to_string());
+        // Somebody else may have changed the number meanwhile.
+        let rest = pages("nr_hugepages").saturating_sub(self.added);
+        let _ = fs::write(format!("{HUGE}/nr_hugepages"), rest.to_string());
     }
+}
+
+fn pages(name: &str) -> u64 {
+    fs::read_to_string(format!("{HUGE}/{name}")).ok().and_then(|t| t.trim().parse().ok()).unwrap_or(0)
 }

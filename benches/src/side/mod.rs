@@ -10,17 +10,21 @@
 
 mod figures;
 mod generator;
+mod guests;
 mod idle;
+mod iperf;
 mod machine;
+mod namespaces;
+mod ovs;
 mod peers;
 mod plot;
 mod process;
 mod report;
 mod works;
 
-pub use figures::{Figures, Measured};
+pub use figures::{Figures, Measured, Outcome, median};
 pub use machine::{HugePages, Machine};
-pub use peers::HUGE_PAGES;
+pub(crate) use plot::COLOURS;
 pub use plot::plot;
 pub use report::report;
 pub use works::{Work, works};
@@ -34,18 +38,22 @@ use anyhow::Result;
 /// Only when nothing can be measured at all; a peer or work that fails is a gap.
 pub fn run(list: &[Work], rounds: usize, seconds: f64, tell: &mut dyn FnMut(&str)) -> Result<Figures> {
     let mut figures = Figures::default();
+    namespaces::sweep()?;
+    let _pages = peers::huge_pages(list.iter().flat_map(Work::peers));
     for work in list {
         for round in 1..=rounds {
             for peer in work.peers() {
                 let told = match work.measure(peer, seconds) {
-                    Ok(measured) => {
-                        let told = measured.to_string();
-                        figures.add(work.id, peer.name(), measured);
-                        told
+                    Ok(outcome) => {
+                        figures.add(work.id, peer.name(), outcome);
+                        outcome.measured.to_string()
                     }
                     Err(error) => {
-                        figures.gap(work.id, peer.name(), &format!("{error:#}"));
-                        format!("cannot: {error:#}")
+                        // A log's lines in one: a gap is an item of a list.
+                        let why =
+                            format!("{error:#}").split('\n').filter(|l| !l.is_empty()).collect::<Vec<_>>().join("; ");
+                        figures.gap(work.id, peer.name(), &why);
+                        format!("cannot: {why}")
                     }
                 };
                 tell(&format!("{} round {round}/{rounds}: {}: {told}", work.id, peer.name()));

@@ -7,7 +7,7 @@ use plotters::prelude::*;
 
 use super::{Figures, Work};
 
-const COLOURS: [RGBColor; 5] = [
+pub(crate) const COLOURS: [RGBColor; 5] = [
     RGBColor(31, 119, 180),
     RGBColor(255, 127, 14),
     RGBColor(44, 160, 44),
@@ -20,6 +20,7 @@ const COLOURS: [RGBColor; 5] = [
 /// # Errors
 /// When the file cannot be written.
 pub fn plot(path: &Path, list: &[Work], figures: &Figures) -> Result<()> {
+    // Those on sockets: what goes through the kernel is too slow to be seen beside them.
     let shown: Vec<&Work> =
         list.iter().filter(|w| figures.medians(w.id, "vswitch").first().is_some_and(|m| m.0 == "Mpps")).collect();
     let mut names: Vec<&str> = Vec::new();

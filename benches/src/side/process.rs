@@ -1,31 +1,46 @@
 //! Peers' processes: each ends with what holds it.
 
 use std::fs::File;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 
+/// Where a peer's processes run and what they are told by their environment.
+#[derive(Clone, Copy)]
+pub struct Place<'a> {
+    /// What they print goes to files here.
+    pub dir: &'a Path,
+    /// The network namespace; the bench's own without one.
+    pub namespace: Option<&'a str>,
+    /// Environment variables.
+    pub envs: &'a [(&'a str, &'a Path)],
+}
+
 /// A running program, killed on drop. Its standard input stays open, and what it prints goes to a file.
 pub struct Process {
     child: Child,
     name: String,
-    log: std::path::PathBuf,
+    log: PathBuf,
 }
 
 impl Process {
-    /// Starts `program` with `args`, printing to `dir/NAME.log`.
+    /// Starts `program` with `args`, printing to `NAME.log`.
     ///
     /// # Errors
     /// When it is not installed.
-    pub fn start(program: &str, args: &[&str], dir: &Path, envs: &[(&str, &Path)]) -> Result<Process> {
+    pub fn start(program: &str, args: &[&str], place: Place<'_>) -> Result<Process> {
         let name = Path::new(program).file_name().map_or(program.into(), |n| n.to_string_lossy().into_owned());
-        let log = dir.join(format!("{name}.log"));
+        let log = place.dir.join(format!("{name}.log"));
         let file = File::create(&log)?;
-        // Ended by the kernel with us, however we end.
+        // Ended by the kernel with us, however we end; `ip netns exec` becomes the program.
         let mut command = Command::new("setpriv");
-        command.args(["--pdeathsig", "KILL", program]).args(args).envs(envs.iter().copied());
+        command.args(["--pdeathsig", "KILL"]);
+        if let Some(namespace) = place.namespace {
+            command.args(["ip", "netns", "exec", namespace]);
+        }
+        command.arg(program).args(args).envs(place.envs.iter().copied());
         command.stdin(Stdio::piped()).stdout(file.try_clone()?).stderr(file);
         let child = command.spawn().with_context(|| format!("starting {program}"))?;
         Ok(Process { child, name, log })
@@ -68,12 +83,19 @@ impl Drop for Process {
     }
 }
 
-/// Runs a command to its end and returns what it printed.
+/// Runs a command to its end, at most `limit`, and returns what it printed.
 ///
 /// # Errors
-/// When it is not installed or fails: with what it printed.
-pub fn run(program: &str, args: &[&str], envs: &[(&str, &Path)]) -> Result<String> {
-    let output = Command::new(program)
+/// When it is not installed, fails or takes longer: with what it printed.
+pub fn run_within(limit: Duration, program: &str, args: &[&str], envs: &[(&str, &Path)]) -> Result<String> {
+    let seconds = limit.as_secs_f64().to_string();
+    // Twice: `timeout` ends with us, and the program with `timeout`.
+    let kill = ["--pdeathsig", "KILL"];
+    let output = Command::new("setpriv")
+        .args(kill)
+        .args(["timeout", "--signal=KILL", &seconds, "setpriv"])
+        .args(kill)
+        .arg(program)
         .args(args)
         .envs(envs.iter().copied())
         .stdin(Stdio::null())
@@ -82,7 +104,16 @@ pub fn run(program: &str, args: &[&str], envs: &[(&str, &Path)]) -> Result<Strin
     let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).trim().to_owned();
     if !output.status.success() {
         let name = Path::new(program).file_name().map_or(program.into(), |n| n.to_string_lossy());
-        bail!("{name} {}: {} {}", args.first().unwrap_or(&""), text(&output.stderr), text(&output.stdout));
+        let what = args.first().unwrap_or(&"");
+        bail!("{name} {what} ({}): {} {}", output.status, text(&output.stderr), text(&output.stdout));
     }
     Ok(text(&output.stdout))
+}
+
+/// As [`run_within`], for commands that are done at once or never.
+///
+/// # Errors
+/// As there.
+pub fn run(program: &str, args: &[&str], envs: &[(&str, &Path)]) -> Result<String> {
+    run_within(Duration::from_secs(60), program, args, envs)
 }

@@ -4,9 +4,10 @@ use std::time::Duration;
 
 use anyhow::Result;
 
+use super::figures::Outcome;
 use super::generator::{frames, number};
-use super::peers::{Peer, Running};
-use super::{Measured, idle};
+use super::peers::{Peer, Ports, Running, Wishes};
+use super::{Measured, guests, idle, namespaces};
 
 /// What kind of work it is.
 #[derive(Clone, Debug)]
@@ -18,6 +19,12 @@ enum Kind {
     Latency,
     /// Nothing: the process's CPU time.
     Idle,
+    /// TCP between two user-mode Linux guests.
+    Guests,
+    /// TCP from namespace to namespace.
+    Tcp,
+    /// Frames from veth to veth.
+    Veth,
 }
 
 /// One comparison.
@@ -26,11 +33,11 @@ pub struct Work {
     /// A short name.
     pub id: &'static str,
     /// What it is, in words.
-    pub title: &'static str,
+    pub title: String,
     /// Ours first.
     peers: Vec<Peer>,
-    /// Whom the ratio is against, and what it is to reach.
-    pub target: (Peer, f64),
+    /// Whom a ratio is to be reached against, and which.
+    targets: Vec<(Peer, f64)>,
     /// True when less is better (time, CPU): then the ratio is to stay below.
     pub lower: bool,
     kind: Kind,
@@ -42,85 +49,148 @@ impl Work {
         self.peers.clone()
     }
 
+    /// The ratio to reach against `peer`, if there is one.
+    pub fn goal(&self, peer: Peer) -> Option<f64> {
+        self.targets.iter().find(|(p, _)| *p == peer).map(|(_, ratio)| *ratio)
+    }
+
+    /// Those whose figure stands on the left of a ratio.
+    pub fn ours(&self) -> Vec<Peer> {
+        self.peers.iter().copied().filter(|p| matches!(p, Peer::Own(_)) && self.goal(*p).is_none()).collect()
+    }
+
+    /// Those it is divided by.
+    pub fn others(&self) -> Vec<Peer> {
+        let ours = self.ours();
+        self.peers.iter().copied().filter(|p| !ours.contains(p)).collect()
+    }
+
     /// Has `peer` do it once.
     ///
     /// # Errors
     /// When it cannot.
-    pub fn measure(&self, peer: Peer, seconds: f64) -> Result<Measured> {
+    pub fn measure(&self, peer: Peer, seconds: f64) -> Result<Outcome> {
         match &self.kind {
             Kind::Frames(options, learning) => {
-                let running = Running::start(peer, *learning)?;
-                let stations = [running.stations[0].as_str(), &running.stations[1]];
-                let document = frames(stations, options, seconds, running.control.as_deref())?;
-                Ok(Measured::Mpps(number(&document, "/received_mpps")?))
+                let running = Running::start(peer, Wishes { learning: *learning, tso: false })?;
+                let [a, b] = running.stations();
+                let document = frames([&a, &b], options, seconds, running.control.as_deref())?;
+                let measured = Measured::Mpps(number(&document, "/received_mpps")?);
+                Ok(Outcome { measured, accounted: document.get("ledger").is_some() })
             }
             Kind::Latency => {
-                let running = Running::start(peer, false)?;
-                let stations = [running.stations[0].as_str(), &running.stations[1]];
+                let running = Running::start(peer, Wishes::default())?;
+                let [a, b] = running.stations();
                 let options = ["--latency", "--size", "64"].map(str::to_owned);
-                let document = frames(stations, &options, seconds, running.control.as_deref())?;
+                let document = frames([&a, &b], &options, seconds, running.control.as_deref())?;
                 let at = |p: &str| number(&document, &format!("/latency_us/{p}"));
-                Ok(Measured::Latency(at("p50")?, at("p99")?))
+                let measured = Measured::Latency(at("p50")?, at("p99")?);
+                Ok(Outcome { measured, accounted: document.get("ledger").is_some() })
             }
             Kind::Idle => idle::idle(peer, Duration::from_secs_f64(seconds.max(2.0))),
+            Kind::Guests => guests::tcp(peer, seconds),
+            Kind::Tcp => namespaces::tcp(peer, seconds),
+            Kind::Veth => namespaces::frames(peer, seconds),
         }
     }
 }
 
-fn frames_work(id: &'static str, title: &'static str, size: &str, options: &[&str], target: (Peer, f64)) -> Work {
-    let learning = options.contains(&"--macs");
-    let mut all = vec!["--size".to_owned(), size.to_owned()];
-    all.extend(options.iter().map(|o| (*o).to_owned()));
-    let mut peers = vec![Peer::Own("virtio"), target.0];
-    // The wire beside every switch, where it makes sense: it knows no addresses.
-    if target.0 == Peer::Ovs && options.contains(&"--pool") {
-        peers.push(Peer::Testpmd);
-    }
-    Work { id, title, peers, target, lower: false, kind: Kind::Frames(all, learning) }
-}
+const OWN: Peer = Peer::Own(Ports::Virtio);
+const OVS: Peer = Peer::Ovs(Ports::Virtio);
 
 /// Buffers that no cache holds: 32 MiB on each side.
 const COLD: [&str; 2] = ["--pool", "16384"];
 
+/// `work` at 64, 512 and 1518 bytes, each with its goal.
+fn sizes(ids: [&'static str; 3], work: &str, options: &[&str], against: Peer, goals: [f64; 3]) -> Vec<Work> {
+    let make = |((id, size), goal): ((&'static str, &str), f64)| {
+        let mut all = vec!["--size".to_owned(), size.to_owned()];
+        all.extend(options.iter().map(|o| (*o).to_owned()));
+        let mut peers = vec![OWN, against];
+        // The wire beside the switch where it makes sense: it knows no addresses.
+        if options == COLD {
+            peers.push(Peer::Testpmd);
+        }
+        Work {
+            id,
+            title: format!("virtio-virtio, {size} B, {work}"),
+            peers,
+            targets: vec![(against, goal)],
+            lower: false,
+            kind: Kind::Frames(all, options.contains(&"--macs")),
+        }
+    };
+    ids.into_iter().zip(["64", "512", "1518"]).zip(goals).map(make).collect()
+}
+
+/// A work against several, with the ratios to reach.
+fn against(id: &'static str, title: &str, kind: Kind, ours: &[Ports], others: &[(Peer, Option<f64>)]) -> Work {
+    let peers = ours.iter().map(|p| Peer::Own(*p)).chain(others.iter().map(|(p, _)| *p)).collect();
+    let targets = others.iter().filter_map(|(p, goal)| Some((*p, (*goal)?))).collect();
+    Work { id, title: title.to_owned(), peers, targets, lower: false, kind }
+}
+
 /// Every comparison, in the order of the results.
 pub fn works() -> Vec<Work> {
-    let own = Peer::Own("virtio");
     let mut list = Vec::new();
-    for (id, size, ratio) in [("wire-64", "64", 1.1), ("wire-512", "512", 1.2), ("wire-1518", "1518", 1.5)] {
-        list.push(frames_work(id, "virtio-virtio, one flow, against a bare wire", size, &[], (Peer::Testpmd, ratio)));
-    }
-    for (id, size, ratio) in [("one-64", "64", 1.7), ("one-512", "512", 1.7), ("one-1518", "1518", 1.8)] {
-        list.push(frames_work(id, "virtio-virtio, one flow", size, &[], (Peer::Ovs, ratio)));
-    }
-    for (id, size) in [("macs-64", "64"), ("macs-512", "512"), ("macs-1518", "1518")] {
-        let options = ["--macs", "256"];
-        list.push(frames_work(id, "virtio-virtio, 256 addresses on each side", size, &options, (Peer::Ovs, 2.4)));
-    }
-    for (id, size) in [("flows-64", "64"), ("flows-512", "512"), ("flows-1518", "1518")] {
-        list.push(frames_work(id, "virtio-virtio, 1024 flows", size, &["--flows", "1024"], (Peer::Ovs, 2.1)));
-    }
-    for (id, size, ratio) in [("cold-64", "64", 1.1), ("cold-512", "512", 1.6), ("cold-1518", "1518", 1.7)] {
-        list.push(frames_work(id, "virtio-virtio, cold buffers", size, &COLD, (Peer::Ovs, ratio)));
-    }
+    list.extend(sizes(["wire-64", "wire-512", "wire-1518"], "one flow", &[], Peer::Testpmd, [1.1, 1.2, 1.5]));
+    list.extend(sizes(["one-64", "one-512", "one-1518"], "one flow", &[], OVS, [1.7, 1.7, 1.8]));
+    let macs = ["--macs", "256"];
+    let text = "256 MACs learnt on each side";
+    list.extend(sizes(["macs-64", "macs-512", "macs-1518"], text, &macs, OVS, [2.4; 3]));
+    let flows = ["--flows", "1024"];
+    list.extend(sizes(["flows-64", "flows-512", "flows-1518"], "1024 flows", &flows, OVS, [2.1; 3]));
+    list.extend(sizes(["cold-64", "cold-512", "cold-1518"], "cold buffers", &COLD, OVS, [1.1, 1.6, 1.7]));
     let kind = Kind::Frames(["--size", "64"].map(str::to_owned).to_vec(), false);
-    let vmxnet3 = vec![Peer::Own("vmxnet3"), own];
-    list.push(Work { id: "vmxnet3", title: "vmxnet3-vmxnet3", peers: vmxnet3, target: (own, 0.9), lower: false, kind });
-    let against = |peer| vec![own, peer];
-    list.push(Work {
-        id: "latency",
-        title: "one frame at a time, virtio-virtio, 64 bytes",
-        peers: vec![own, Peer::Ovs, Peer::Testpmd],
-        target: (Peer::Ovs, 0.8),
-        lower: true,
-        kind: Kind::Latency,
-    });
-    list.push(Work {
-        id: "idle",
-        title: "CPU of the idle process with 8 connected ports",
-        peers: against(Peer::Ovs),
-        target: (Peer::Ovs, 0.02),
-        lower: true,
-        kind: Kind::Idle,
-    });
+    list.push(against("vmxnet3", "vmxnet3-vmxnet3 soft guests, 64 B", kind, &[Ports::Vmxnet3], &[(OWN, Some(0.9))]));
+    let title = "TCP between two user-mode Linux guests on virtio ports (iperf3; OVS with its TSO on)";
+    list.push(against("tcp-guests", title, Kind::Guests, &[Ports::Virtio], &[(OVS, Some(1.5))]));
+    list.extend(between_namespaces());
+    let title = "latency of one frame at a time, virtio-virtio, 64 B, p50 and p99";
+    let others = [(OVS, Some(0.8)), (Peer::Testpmd, None)];
+    list.push(Work { lower: true, ..against("latency", title, Kind::Latency, &[Ports::Virtio], &others) });
+    let title = "idle CPU of the process with 8 connected ports (OVS: two)";
+    list.push(Work { lower: true, ..against("idle", title, Kind::Idle, &[Ports::Virtio], &[(OVS, Some(0.02))]) });
     list
+}
+
+fn between_namespaces() -> Vec<Work> {
+    let ovs = |ports, goal| (Peer::Ovs(ports), goal);
+    let (bridge, wire) = ((Peer::Bridge, None), (Peer::Wire, None));
+    let title = "TCP between two namespaces on tap ports (iperf3; OVS with its TSO on, Linux bridge with veth)";
+    let others = [(Peer::Bridge, Some(1.0)), ovs(Ports::Tap, Some(1.3)), (Peer::Vde, None)];
+    let tap = against("tcp-tap", title, Kind::Tcp, &[Ports::Tap], &others);
+    let title = "TCP between two namespaces on netdev ports with veth (iperf3)";
+    let others = [ovs(Ports::AfPacket, None), ovs(Ports::AfXdp, None), bridge];
+    let netdev = against("tcp-netdev", title, Kind::Tcp, &[Ports::AfPacket, Ports::AfXdp], &others);
+    let title = "netdev ports, veth to veth through the switch by AF_XDP, 64 B";
+    let others = [ovs(Ports::AfXdp, Some(1.4)), bridge, wire];
+    let xdp = against("veth-xdp", title, Kind::Veth, &[Ports::AfXdp], &others);
+    let title = "netdev ports, veth to veth through the switch by AF_PACKET, 64 B";
+    let others = [ovs(Ports::AfPacket, Some(1.4)), bridge, wire];
+    let packet = against("veth-packet", title, Kind::Veth, &[Ports::AfPacket], &others);
+    vec![tap, netdev, xdp, packet]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_work_has_ours_and_others() {
+        let list = works();
+        for work in &list {
+            assert!(!work.ours().is_empty() && !work.others().is_empty(), "{}", work.id);
+            assert_eq!(work.ours().len() + work.others().len(), work.peers().len(), "{}", work.id);
+            assert!(work.targets.iter().all(|(p, _)| work.peers.contains(p)), "{}", work.id);
+            let mut names: Vec<&str> = work.peers().iter().map(|p| p.name()).collect();
+            names.sort_unstable();
+            names.dedup();
+            assert_eq!(names.len(), work.peers().len(), "{}: figures are kept by name", work.id);
+        }
+        let mut ids: Vec<&str> = list.iter().map(|w| w.id).collect();
+        ids.sort_unstable();
+        ids.dedup();
+        assert_eq!(ids.len(), list.len(), "works are kept by id");
+    }
 }

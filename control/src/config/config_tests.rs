@@ -646,7 +646,7 @@ fn problems_of_vnics() {
         (
             "adapter = \"vlance\"",
             "adapter = \"vlance\"\ndevice = \"veth7\"",
-            "70:10: device of vnic \"old1\" goes with adapter = \"netdev\" only; take it out",
+            "70:10: device of vnic \"old1\" goes with adapter = \"netdev\" or adapter = \"tap\" only; take it out",
         ),
     ];
     for (from, to, want) in cases {
@@ -660,12 +660,33 @@ fn what_comes_later_and_what_is_for_others_is_refused() {
         (
             "adapter = \"vlance\"",
             "adapter = \"tap\"",
-            "69:11: adapter = \"tap\" in vnic \"old1\" is not supported by this version; use \"netdev\" with one end of a veth pair",
+            "66:1: vnic \"old1\" has no device; add one as in device = \"veth7\"",
+        ),
+        (
+            "adapter = \"vlance\"",
+            "adapter = \"tap\"\ndevice = \"tap%d\"",
+            "70:10: device \"tap%d\" of vnic \"old1\" holds a %, by which Linux would choose a name; write the name out",
+        ),
+        (
+            "adapter = \"vlance\"",
+            "adapter = \"tap\"\ndevice = \"a-name-that-is-too-long\"",
+            "70:10: device \"a-name-that-is-too-long\" of vnic \"old1\" is longer than the 15 bytes Linux allows; `ip link` lists the interfaces",
+        ),
+        (
+            "adapter = \"vlance\"",
+            "adapter = \"tap\"\ndevice = \"tap0\"\ndriver = \"af_packet\"",
+            "71:10: driver of vnic \"old1\" goes with adapter = \"netdev\" only; take it out",
+        ),
+        (
+            "adapter = \"vlance\"",
+            "adapter = \"tap\"\ndevice = \"tap0\"\nqueues = 0",
+            "71:10: queues 0 in vnic \"old1\" is outside 1 to 8; give the card as many queue pairs as its guest has \
+             processors, up to 8",
         ),
         (
             "adapter = \"vlance\"",
             "adapter = \"vlance\"\nqueues = 2",
-            "70:10: queues of vnic \"old1\" goes with adapter = \"virtio\" only; take it out",
+            "70:10: queues of vnic \"old1\" goes with adapter = \"virtio\" or adapter = \"tap\" only; take it out",
         ),
         (
             "adapter = \"vlance\"",

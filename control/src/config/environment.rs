@@ -7,7 +7,10 @@ use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketFlags, SocketType, netdevice, socket_with};
 
 use super::problem::{Problem, Problems};
-use super::{Config, Located};
+use super::{Adapter, Config, Located};
+
+/// The device that stands for all taps.
+const TUN: &str = "/dev/net/tun";
 
 /// Looks for the interfaces, the socket directory and the permission that `config` needs.
 ///
@@ -20,9 +23,12 @@ pub fn check(config: &Config) -> Result<(), Problems> {
         problems.extend(check_interface(&uplink.device, &format!("uplink \"{}\"", uplink.name)));
     }
     for vnic in &config.vnics {
-        if let Some(device) = &vnic.device {
-            problems.extend(check_interface(device, &format!("vnic \"{}\"", vnic.name)));
-        }
+        let Some(device) = &vnic.device else { continue };
+        let what = format!("vnic \"{}\"", vnic.name);
+        problems.extend(match vnic.adapter {
+            Adapter::Tap => check_tun(Path::new(TUN), device, &what),
+            _ => check_interface(device, &what),
+        });
     }
     problems.extend(check_permission(config));
     if problems.is_empty() { Ok(()) } else { Err(Problems::new(&config.file, problems)) }
@@ -35,6 +41,21 @@ fn check_interface(device: &Located<String>, what: &str) -> Option<Problem> {
             "interface \"{device}\" of {what} does not exist; `ip link` lists those that do, in this network namespace"
         ),
         other => format!("interface \"{device}\" of {what} cannot be looked up ({other}); see that `ip link` works"),
+    };
+    Some(Problem { at: Some(device.at), sentence })
+}
+
+/// The switch makes a tap interface itself: what it needs for that is there?
+fn check_tun(tun: &Path, device: &Located<String>, what: &str) -> Option<Problem> {
+    let shown = tun.display();
+    let sentence = match access(tun, Access::READ_OK | Access::WRITE_OK).err()? {
+        Errno::NOENT | Errno::NOTDIR => format!(
+            "interface \"{device}\" of {what} cannot be made because there is no {shown}; load the module tun, and give \
+             {shown} to the container if the switch runs in one"
+        ),
+        _ => format!(
+            "interface \"{device}\" of {what} cannot be made because this user may not use {shown}; run as root"
+        ),
     };
     Some(Problem { at: Some(device.at), sentence })
 }

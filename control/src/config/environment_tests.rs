@@ -26,6 +26,27 @@ fn an_interface_that_is_not_there() {
 }
 
 #[test]
+fn a_tap_needs_no_interface_but_what_makes_one() {
+    let dir = tempfile::tempdir().unwrap();
+    let text = "[switch]\nsocket_dir = \"DIR\"\n[[portgroup]]\nname = \"P\"\n[[vnic]]\nname = \"a\"\n\
+                portgroup = \"P\"\nadapter = \"tap\"\ndevice = \"no-such-tap\"\nmac = \"00:50:56:00:00:01\"\n";
+    let text = text.replace("DIR", &dir.path().display().to_string());
+    let config = parse("net.toml", &text, &Host::here()).unwrap();
+    assert_eq!(check(&config).map_err(|e| e.to_string()), Ok(()), "this machine has /dev/net/tun");
+    let device = config.vnics[0].device.as_ref().unwrap();
+    let told = |path: &Path| check_tun(path, device, "vnic \"a\"").map(|problem| problem.sentence);
+    assert_eq!(
+        told(&dir.path().join("tun")).unwrap(),
+        format!(
+            "interface \"no-such-tap\" of vnic \"a\" cannot be made because there is no {0}/tun; load the module tun, \
+             and give {0}/tun to the container if the switch runs in one",
+            dir.path().display()
+        )
+    );
+    assert_eq!(told(Path::new("/dev/null")), None);
+}
+
+#[test]
 fn a_directory_that_is_none() {
     let dir = tempfile::tempdir().unwrap();
     let file = dir.path().join("file");

@@ -19,7 +19,6 @@ mod nearest;
 mod portgroups;
 mod problem;
 mod section;
-mod supported;
 mod switch;
 mod team;
 mod team_policy;
@@ -168,11 +167,11 @@ pub struct Vnic {
     pub adapter: Adapter,
     /// Its address: unicast, not zero, no other vNIC's.
     pub mac: Located<Mac>,
-    /// The Linux interface of a `netdev` port.
+    /// The Linux interface of a `netdev` or `tap` port.
     pub device: Option<Located<String>>,
     /// How that interface's frames are moved.
     pub driver: Driver,
-    /// Queue pairs of a `virtio` card, 1 to 8.
+    /// Queue pairs of a `virtio` card or a tap, 1 to 8.
     pub queues: usize,
     /// True when a `virtio` port looks for the VMM's socket instead of making its own.
     pub vhost_client: bool,

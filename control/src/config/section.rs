@@ -179,10 +179,7 @@ impl<'d> Section<'d> {
         let word = self.string(report, key)?;
         let found = choices.iter().find(|(text, _)| *text == *word);
         match found {
-            Some((text, value)) => {
-                super::supported::check(report, key, text, &self.what, word.at);
-                Some(*value)
-            }
+            Some((_, value)) => Some(*value),
             None => {
                 let words = || choices.iter().map(|(text, _)| *text);
                 let mend = match nearest(&word, words()) {

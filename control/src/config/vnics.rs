@@ -66,17 +66,15 @@ fn read_one(report: &mut Report<'_>, section: &Section<'_>, switch: &Switch, gro
     let mac = read_mac(report, section).unwrap_or_default();
     let device = section.string(report, "device");
     match (&device, adapter) {
-        (None, Some(Adapter::Netdev)) => section.missing(report, "device"),
+        (None, Some(Adapter::Netdev | Adapter::Tap)) => section.missing(report, "device"),
         (Some(device), Some(Adapter::Netdev)) => check_device(report, device, &section.what),
-        (Some(device), Some(_)) => {
-            let sentence = format!("device of {} goes with adapter = \"netdev\" only; take it out", section.what);
-            report.add(device.at, sentence);
-        }
-        (_, None) | (None, _) => {}
+        (Some(device), Some(Adapter::Tap)) => check_tap(report, device, &section.what),
+        _ => {}
     }
-    only_for(report, section, "driver", adapter, Adapter::Netdev);
-    only_for(report, section, "queues", adapter, Adapter::Virtio);
-    only_for(report, section, "vhost_mode", adapter, Adapter::Virtio);
+    only_for(report, section, "device", adapter, &[Adapter::Netdev, Adapter::Tap]);
+    only_for(report, section, "driver", adapter, &[Adapter::Netdev]);
+    only_for(report, section, "queues", adapter, &[Adapter::Virtio, Adapter::Tap]);
+    only_for(report, section, "vhost_mode", adapter, &[Adapter::Virtio]);
     let driver = section.choice(report, "driver", DRIVERS).unwrap_or_default();
     let mend = "give the card as many queue pairs as its guest has processors, up to 8";
     let queues = section.integer_in(report, "queues", QUEUES, mend).map_or(1, |n| n as usize);
@@ -85,14 +83,27 @@ fn read_one(report: &mut Report<'_>, section: &Section<'_>, switch: &Switch, gro
     Vnic { name, portgroup, adapter, mac, device, driver, queues, vhost_client }
 }
 
-/// Refuses a key that only vNICs of another kind have.
-fn only_for(report: &mut Report<'_>, section: &Section<'_>, key: &str, adapter: Option<Adapter>, owner: Adapter) {
+/// Refuses a key that only vNICs of other kinds have.
+fn only_for(report: &mut Report<'_>, section: &Section<'_>, key: &str, adapter: Option<Adapter>, owners: &[Adapter]) {
     if let (Some(adapter), Some(at)) = (adapter, section.place(report, key))
-        && adapter != owner
+        && !owners.contains(&adapter)
     {
-        let sentence = format!("{key} of {} goes with adapter = \"{}\" only; take it out", section.what, owner.name());
+        let owners: Vec<String> = owners.iter().map(|owner| format!("adapter = \"{}\"", owner.name())).collect();
+        let sentence = format!("{key} of {} goes with {} only; take it out", section.what, owners.join(" or "));
         report.add(at, sentence);
     }
+}
+
+/// As [`check_device`], for an interface that the switch makes.
+fn check_tap(report: &mut Report<'_>, device: &Located<String>, what: &str) {
+    if device.contains('%') {
+        let sentence = format!(
+            "device \"{}\" of {what} holds a %, by which Linux would choose a name; write the name out",
+            device.escape_debug()
+        );
+        return report.add(device.at, sentence);
+    }
+    check_device(report, device, what);
 }
 
 fn check_socket(report: &mut Report<'_>, name: &Located<String>, switch: &Switch) {

@@ -4,8 +4,8 @@ use std::os::fd::{AsRawFd, RawFd};
 use std::sync::Arc;
 
 use dataplane::{Egress, Ingress};
-use uplink::Uplink;
 use uplink::netlink::LinkEvent;
+use uplink::{Tap, Uplink};
 use vnic::vfio_user::{self, Progress};
 use vnic::vhost_user;
 
@@ -17,6 +17,8 @@ pub(super) enum Attachment {
     VhostUser(vhost_user::Server),
     /// A Linux interface: the switch's end of a veth pair.
     Netdev(Uplink),
+    /// A tap interface, with the switch at the other end of its wire.
+    Tap(Tap),
 }
 
 impl Attachment {
@@ -25,7 +27,7 @@ impl Attachment {
         match self {
             Attachment::VfioUser(server) => Some(server.as_raw_fd()),
             Attachment::VhostUser(server) => Some(server.as_raw_fd()),
-            Attachment::Netdev(_) => None,
+            Attachment::Netdev(_) | Attachment::Tap(_) => None,
         }
     }
 
@@ -34,7 +36,7 @@ impl Attachment {
         match self {
             Attachment::VfioUser(server) => server.ready(),
             Attachment::VhostUser(server) => server.ready(),
-            Attachment::Netdev(_) => Progress::Idle,
+            Attachment::Netdev(_) | Attachment::Tap(_) => Progress::Idle,
         }
     }
 
@@ -43,7 +45,7 @@ impl Attachment {
         match self {
             Attachment::VfioUser(server) => server.free_worker(),
             Attachment::VhostUser(server) => server.free_worker(),
-            Attachment::Netdev(_) => false,
+            Attachment::Netdev(_) | Attachment::Tap(_) => false,
         }
     }
 
@@ -52,7 +54,7 @@ impl Attachment {
         match self {
             Attachment::VfioUser(server) => Some(server.path().display().to_string()),
             Attachment::VhostUser(server) => Some(server.path().display().to_string()),
-            Attachment::Netdev(_) => None,
+            Attachment::Netdev(_) | Attachment::Tap(_) => None,
         }
     }
 
@@ -61,7 +63,7 @@ impl Attachment {
         match self {
             Attachment::VfioUser(server) => Some(server.messages().total()),
             Attachment::VhostUser(server) => Some(server.messages()),
-            Attachment::Netdev(_) => None,
+            Attachment::Netdev(_) | Attachment::Tap(_) => None,
         }
     }
 
@@ -74,6 +76,7 @@ impl Attachment {
             }
             Attachment::VhostUser(server) => (server.ingress(), server.egress()),
             Attachment::Netdev(device) => (device.ingress(), device.egress()),
+            Attachment::Tap(tap) => (tap.ingress(), tap.egress()),
         }
     }
 
@@ -81,14 +84,24 @@ impl Attachment {
     pub(super) fn device(&self) -> Option<&str> {
         match self {
             Attachment::Netdev(device) => Some(device.device()),
+            Attachment::Tap(tap) => Some(tap.device()),
             _ => None,
         }
     }
 
     /// Takes note of a change of some interface.
     pub(super) fn handle(&mut self, event: &LinkEvent) {
-        if let Attachment::Netdev(device) = self {
-            device.handle(event);
+        match self {
+            Attachment::Netdev(device) => device.handle(event),
+            Attachment::Tap(tap) => tap.handle(event),
+            _ => {}
+        }
+    }
+
+    /// Looks how an interface is of which no message tells, as it may be in another namespace.
+    pub(super) fn look(&mut self) {
+        if let Attachment::Tap(tap) = self {
+            tap.look();
         }
     }
 }

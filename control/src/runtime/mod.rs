@@ -284,6 +284,7 @@ impl Runtime {
             return;
         }
         self.next_look = now + CARRIER_LOOK;
+        self.vnics.iter_mut().for_each(|v| v.attachment.look());
         let netdevs = self.vnics.iter().filter_map(|v| Some((&v.name, v.attachment.device()?)));
         for (name, device) in self.uplinks.iter().map(|u| (&u.name, u.control.device())).chain(netdevs) {
             if let Err(error) = self.links.ask(device) {

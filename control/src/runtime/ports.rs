@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use dataplane::{Counters, Egress, Ingress, IngressSlot, PortId, PortState, RxFilter, Workers};
 use portgroups::Policy;
-use uplink::Uplink;
+use uplink::{Tap, TapSetup, Uplink};
 use vnic::device::{DeviceModel, Setup};
 use vnic::irq::Interrupts;
 use vnic::vfio_user::{Card, Server};
@@ -68,21 +68,20 @@ struct Spread {
 }
 
 impl Spread {
-    /// A vNIC's queues: all on one worker.
-    fn place(&mut self, queues: Vec<Box<dyn Ingress>>) -> Queues {
-        // A port's queues stay together: they feed one another's cache lines.
-        let worker = self.next % self.workers;
-        self.next += 1;
-        queues.into_iter().map(|q| (Arc::new(IngressSlot::new(q)), worker)).collect()
+    /// Each queue on the next worker; the next port goes on after the last of them.
+    fn scatter(&mut self, queues: Vec<Box<dyn Ingress>>) -> Queues {
+        let after = self.next + queues.len();
+        let placed = self.fan_out(queues);
+        self.next = after;
+        placed
     }
 
-    /// An uplink's queues: each on the next worker.
-    fn scatter(&mut self, queues: Vec<Box<dyn Ingress>>) -> Queues {
-        let mut placed = Vec::new();
-        for queue in queues {
-            placed.extend(self.place(vec![queue]));
-        }
-        placed
+    /// Each queue on the next worker; the next port goes on after the first of them.
+    fn fan_out(&mut self, queues: Vec<Box<dyn Ingress>>) -> Queues {
+        let first = self.next;
+        self.next += 1;
+        let placed = queues.into_iter().enumerate();
+        placed.map(|(n, queue)| (Arc::new(IngressSlot::new(queue)), (first + n) % self.workers)).collect()
     }
 }
 
@@ -115,11 +114,10 @@ pub(super) fn bind_vnics(config: &Config, workers: &Arc<Workers>, first_id: usiz
         let (state, interrupts) = (Arc::new(PortState::new()), Interrupts::new());
         let mut attachment = attach(config, vnic, &state, &interrupts, workers)?;
         let (queues, egress) = attachment.halves();
-        // The queues of one conversation stay together; several are there to be shared out.
-        let queues = if queues.len() > 1 && vnic.adapter != Adapter::Vmxnet3 {
-            spread.scatter(queues)
-        } else {
-            spread.place(queues)
+        let queues = match vnic.adapter {
+            // A card of eight, whatever its driver uses: the first of two such ports are not to meet.
+            Adapter::Vmxnet3 => spread.fan_out(queues),
+            _ => spread.scatter(queues),
         };
         ports.push(VnicPort {
             id: PortId((first_id + index) as u16),
@@ -168,22 +166,39 @@ fn attach(
             let mode = if vnic.vhost_client { Mode::Client } else { Mode::Server };
             Ok(Attachment::VhostUser(vhost_user::Server::bind(&path, setup, mode).map_err(refused)?))
         }
-        Adapter::Netdev | Adapter::Tap => {
-            let interface = vnic.device.as_ref().map_or("", |d| d.value.as_str());
+        Adapter::Netdev => {
+            let interface = device_of(vnic);
             let opened = Uplink::open_with(name, interface, driver(vnic.driver), state.clone(), grace, mtu)
                 .map_err(|error| RunError::Netdev { name: name.clone(), error })?;
-            // Whoever is at the other end has started long ago, and sorts out itself what is for it.
-            state.set_filter(RxFilter {
-                mac: Some(mac),
-                unicast: true,
-                broadcast: true,
-                all_multicast: true,
-                promiscuous: true,
-                ..RxFilter::closed()
-            });
+            state.set_filter(takes_all(mac));
             tracing::info!("vNIC {name} is {interface} by {} ({})", opened.driver(), opened.rung());
             Ok(Attachment::Netdev(opened))
         }
+        Adapter::Tap => {
+            let interface = device_of(vnic);
+            let setup = TapSetup { mac, mtu, queues: vnic.queues };
+            let tap = Tap::open(name, interface, setup, state.clone(), grace)
+                .map_err(|error| RunError::Netdev { name: name.clone(), error })?;
+            state.set_filter(takes_all(mac));
+            tracing::info!("vNIC {name} is tap interface {interface}");
+            Ok(Attachment::Tap(tap))
+        }
+    }
+}
+
+fn device_of(vnic: &Vnic) -> &str {
+    vnic.device.as_ref().map_or("", |d| d.value.as_str())
+}
+
+/// The filter of an interface: whoever is at the other end has started long ago, and sorts out itself what is for it.
+fn takes_all(mac: Mac) -> RxFilter {
+    RxFilter {
+        mac: Some(mac),
+        unicast: true,
+        broadcast: true,
+        all_multicast: true,
+        promiscuous: true,
+        ..RxFilter::closed()
     }
 }
 

@@ -44,10 +44,11 @@ pub struct Load {
 }
 
 impl Load {
-    /// How many different frames there are before they repeat.
+    /// How many different frames there are before they repeat: as many as it takes for each size, conversation,
+    /// address and share to have met every other that it ever meets.
     pub fn variety(&self) -> usize {
         let broadcasts = if self.broadcast > 0 { 100 } else { 1 };
-        [self.sizes.0.len(), self.flows, self.macs, broadcasts].into_iter().max().unwrap_or(1)
+        [self.sizes.0.len(), self.flows, self.macs, broadcasts].into_iter().fold(1, |all, n| lcm(all, n.max(1)))
     }
 
     /// Frame number `n` from `from` to `to`, without FCS.
@@ -58,6 +59,20 @@ impl Load {
         let dst = if everybody { Mac::BROADCAST } else { dst };
         udp(size - FCS, src, dst, (n % self.flows.max(1)) as u16)
     }
+
+    /// The longest frame, without FCS, in bytes.
+    pub fn longest(&self) -> usize {
+        self.sizes.0.iter().max().map_or(0, |size| size - FCS)
+    }
+}
+
+/// The least common multiple; `usize::MAX` when it is beyond that.
+fn lcm(a: usize, b: usize) -> usize {
+    let (mut x, mut y) = (a, b);
+    while y != 0 {
+        (x, y) = (y, x % y);
+    }
+    (a / x.max(1)).saturating_mul(b)
 }
 
 /// The `n`th address behind a station.
@@ -100,6 +115,11 @@ mod tests {
         let load = Load { sizes: "64,128".parse().unwrap(), flows: 4, macs: 2, broadcast: 0 };
         let (a, b) = (Mac([0, 0x50, 0x56, 0, 0, 1]), Mac([0, 0x50, 0x56, 0, 0, 2]));
         assert_eq!(load.variety(), 4);
+        assert_eq!(
+            Load { flows: 9, macs: 6, ..load.clone() }.variety(),
+            18,
+            "each address with each conversation it meets"
+        );
         let frames: Vec<Vec<u8>> = (0..4).map(|n| load.frame(n, a, b)).collect();
         assert_eq!(frames.iter().map(Vec::len).collect::<Vec<_>>(), [60, 124, 60, 124]);
         assert_eq!((&frames[0][..6], &frames[0][6..12]), (&b.0[..], &a.0[..]));

@@ -52,12 +52,14 @@ mod tests {
         let capacity = 7_300_000.0;
         let trial = |rate: f64| {
             let received = rate.min(capacity) as u64;
-            Ok(Outcome { sent: rate as u64, received, bytes: 0, seconds: 1.0, on_time: received })
+            Ok(Outcome { sent: rate as u64, received, seconds: 1.0, on_time: received, ..Outcome::default() })
         };
         let (rate, outcome) = search(20e6, 0.0, 0.01, trial).unwrap().unwrap();
         assert!((0.98 * capacity..=capacity).contains(&rate), "{rate}");
         assert_eq!(outcome.lost(), 0);
         assert_eq!(search(5e6, 0.0, 0.01, trial).unwrap().unwrap().0, 5e6, "all that was offered");
+        let (rate, _) = search(20e6, 0.0, 0.001, trial).unwrap().unwrap();
+        assert!((0.998 * capacity..=capacity).contains(&rate), "to a finer precision: {rate}");
         let slow = |rate: f64| {
             let sent = rate.min(capacity) as u64;
             Ok(Outcome { sent, received: sent, seconds: 1.0, on_time: sent, ..Outcome::default() })

@@ -25,10 +25,10 @@ pub struct Output {
 
 /// Why there is no answer.
 #[derive(Debug, Error)]
-pub(super) enum AgentError {
+pub(crate) enum AgentError {
     #[error("no answer within {0:?}")]
     Silent(Duration),
-    #[error("QEMU has ended")]
+    #[error("its process has ended")]
     Gone,
     #[error("the agent takes one line, this command has several")]
     ManyLines,
@@ -37,16 +37,16 @@ pub(super) enum AgentError {
 }
 
 /// The serial line to the agent.
-pub(super) struct Agent {
+pub(crate) struct Agent {
     to_guest: ChildStdin,
-    /// Fed by a thread that reads QEMU's standard output, so that waits are bounded.
+    /// Fed by a thread that reads the process's standard output, so that waits are bounded.
     from_guest: Receiver<Vec<u8>>,
     received: Vec<u8>,
     next_id: u64,
 }
 
 impl Agent {
-    pub(super) fn new(to_guest: ChildStdin, mut stdout: ChildStdout) -> Self {
+    pub(crate) fn new(to_guest: ChildStdin, mut stdout: ChildStdout) -> Self {
         let (sender, from_guest) = mpsc::channel();
         std::thread::spawn(move || {
             let mut buffer = vec![0; 16 * 1024];
@@ -60,12 +60,12 @@ impl Agent {
     }
 
     /// Waits until a freshly started agent says so.
-    pub(super) fn wait_ready(&mut self, timeout: Duration) -> Result<(), AgentError> {
+    pub(crate) fn wait_ready(&mut self, timeout: Duration) -> Result<(), AgentError> {
         self.wait_end("ready", timeout).map(drop)
     }
 
-    /// Waits until QEMU has closed its side.
-    pub(super) fn wait_gone(&mut self, timeout: Duration) -> Result<(), AgentError> {
+    /// Waits until the process has closed its side.
+    pub(crate) fn wait_gone(&mut self, timeout: Duration) -> Result<(), AgentError> {
         let until = Instant::now() + timeout;
         loop {
             match self.receive(until, timeout) {
@@ -77,7 +77,7 @@ impl Agent {
     }
 
     /// Runs one command line.
-    pub(super) fn run(&mut self, command: &str, limit: Duration) -> Result<Output, AgentError> {
+    pub(crate) fn run(&mut self, command: &str, limit: Duration) -> Result<Output, AgentError> {
         let id = self.send(command, limit)?;
         let (text, status) = self.wait_end(&id, limit + GRACE)?;
         let begin = format!("{}{id}\n", char::from(BEGIN));
@@ -88,7 +88,7 @@ impl Agent {
     }
 
     /// Hands over one command line without waiting for anything. What came earlier is forgotten.
-    pub(super) fn send(&mut self, command: &str, limit: Duration) -> Result<String, AgentError> {
+    pub(crate) fn send(&mut self, command: &str, limit: Duration) -> Result<String, AgentError> {
         if command.contains('\n') {
             return Err(AgentError::ManyLines);
         }

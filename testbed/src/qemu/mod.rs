@@ -32,7 +32,9 @@ use std::path::{Path, PathBuf};
 use anyhow::{Result, bail};
 
 pub use agent::Output;
+pub(crate) use agent::{Agent, AgentError};
 pub use guest::{Guest, Job};
+pub(crate) use process::spawn;
 pub use spec::{GuestSpec, Nic};
 
 /// Where the parts of a guest are.

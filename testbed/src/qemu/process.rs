@@ -11,7 +11,7 @@ type Request = (Command, mpsc::Sender<io::Result<Child>>);
 
 /// Starts QEMU with its standard streams piped (messages into `messages`). It is killed when this process ends in
 /// whatever way.
-pub(super) fn spawn(qemu: &std::path::Path, args: &[String], messages: File) -> Result<Child> {
+pub(crate) fn spawn(qemu: &std::path::Path, args: &[String], messages: File) -> Result<Child> {
     let mut command = Command::new("setpriv");
     command.args(["--pdeathsig", "KILL"]).arg(qemu).args(args);
     command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(messages);

@@ -20,6 +20,7 @@ mod vmxnet3;
 use std::time::Duration;
 
 use anyhow::Result;
+use sharedmem::Slice;
 use wire::{Mac, Tag};
 
 pub use card::{Card, InterruptKind};
@@ -27,7 +28,7 @@ pub use client::{CallError, Client};
 pub use ram::Ram;
 pub use virtio::{SoftVirtio, VirtioOptions};
 pub use vlance::{SoftVlance, Style, VlanceOptions};
-pub use vmxnet3::{Offload, RxMode, SoftVmxnet3, TxFrame, Vmxnet3Options, Vmxnet3Stats};
+pub use vmxnet3::{Offload, RxFacts, RxMode, SoftVmxnet3, TxFrame, Vmxnet3Options, Vmxnet3Stats};
 
 /// A frame the guest received.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -58,6 +59,9 @@ impl std::ops::AddAssign for Drained {
     }
 }
 
+/// Who looks at frames where they lie: the tag the card took out, the first bytes, the length.
+pub type See<'s> = dyn FnMut(Option<Tag>, &Slice<'_>, usize) + 's;
+
 /// What every soft guest can do, whatever its card.
 pub trait SoftGuest: Send {
     /// Name of the card's kind.
@@ -79,6 +83,29 @@ pub trait SoftGuest: Send {
     /// When the switch breaks the card's rules.
     fn send_burst(&mut self, template: &[u8], count: usize) -> Result<usize>;
 
+    /// Makes `frames` ready to be sent by [`SoftGuest::send_each`].
+    ///
+    /// # Errors
+    /// When there is no room for so many.
+    fn lay(&mut self, _frames: &[Vec<u8>]) -> Result<()> {
+        Ok(())
+    }
+
+    /// Sends up to `count` of the `frames` that were laid, from number `next` on and round again, as many as the ring
+    /// has room for; returns how many. Allocates nothing.
+    ///
+    /// # Errors
+    /// When the switch breaks the card's rules.
+    fn send_each(&mut self, frames: &[Vec<u8>], next: &mut usize, count: usize) -> Result<usize>;
+
+    /// Sends one frame if there is room now; false otherwise.
+    ///
+    /// # Errors
+    /// When the switch breaks the card's rules.
+    fn try_send(&mut self, frame: &[u8]) -> Result<bool> {
+        Ok(self.send_burst(frame, 1)? == 1)
+    }
+
     /// Waits up to `timeout` for the next frame.
     ///
     /// # Errors
@@ -90,6 +117,13 @@ pub trait SoftGuest: Send {
     /// # Errors
     /// When the switch breaks the card's rules.
     fn drain(&mut self) -> Result<Drained>;
+
+    /// Takes all frames that are there and shows each to `see`: the tag the card took out, its first bytes (of short
+    /// frames all) and its length. Allocates nothing.
+    ///
+    /// # Errors
+    /// When the switch breaks the card's rules.
+    fn drain_with(&mut self, see: &mut See<'_>) -> Result<()>;
 
     /// Frames sent that the switch has not completed yet.
     ///

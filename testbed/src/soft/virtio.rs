@@ -9,11 +9,12 @@
 //! batches, as a fast driver does.
 
 use std::os::fd::AsRawFd;
+use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
-use sharedmem::{DriverRing, SharedPage};
+use sharedmem::{DriverRing, SharedPage, Slice};
 use vhost::vhost_user::message::{VhostUserProtocolFeatures, VhostUserVirtioFeatures};
 use vhost::vhost_user::{Frontend, VhostUserFrontend};
 use vhost::{VhostBackend, VhostUserMemoryRegionInfo, VringConfigData};
@@ -24,6 +25,8 @@ use super::Drained;
 
 /// Bytes of one buffer.
 const BUFFER: usize = 2048;
+/// Buffers beside the transmit pool, for frames sent in between.
+const SPARE: usize = 1024;
 /// Bytes of the header before each frame.
 const HEADER: usize = 12;
 const VERSION_1: u64 = 1 << 32;
@@ -68,11 +71,11 @@ pub struct SoftVirtio {
     rx: DriverRing,
     tx_pool: Pool,
     rx_pool: Pool,
+    spare: Pool,
     /// Bytes to send of each buffer, header included.
     lens: Vec<u32>,
-    /// Next available entry, and next used one to look at, of each ring.
+    /// Next available entry of each ring, and next used one to look at.
     tx_next: u16,
-    tx_done: u16,
     rx_next: u16,
     rx_done: u16,
     /// Offset of the buffer behind each receive descriptor.
@@ -101,18 +104,31 @@ impl SoftVirtio {
     /// # Errors
     /// When nobody listens or the back end refuses something.
     pub fn connect(path: &Path, options: VirtioOptions) -> Result<SoftVirtio> {
+        let front = Frontend::connect(path, 2).with_context(|| format!("connecting to {}", path.display()))?;
+        SoftVirtio::start(front, options).with_context(|| format!("at {}", path.display()))
+    }
+
+    /// Starts the card over a connection that the back end made.
+    ///
+    /// # Errors
+    /// When the back end refuses something.
+    pub fn over(stream: UnixStream, options: VirtioOptions) -> Result<SoftVirtio> {
+        SoftVirtio::start(Frontend::from_stream(stream, 2), options)
+    }
+
+    fn start(front: Frontend, options: VirtioOptions) -> Result<SoftVirtio> {
         let (ring, pool) = (options.ring, options.pool.max(usize::from(options.ring)));
         let ring_bytes = DriverRing::bytes(ring).next_multiple_of(4096);
-        let total = (2 * ring_bytes + 2 * pool * BUFFER).next_multiple_of(2 << 20);
+        let total = (2 * ring_bytes + (2 * pool + SPARE) * BUFFER).next_multiple_of(2 << 20);
         let ram = SharedPage::new("soft-virtio", total).context("guest memory")?;
         let region = ram.region();
         let (tx, avail, used) = DriverRing::new(ring, (region, 0)).context("a ring of that size")?;
         let (rx, ..) = DriverRing::new(ring, (region, ring_bytes)).context("a ring of that size")?;
-        let front = negotiate(path, &ram, total)?;
+        let front = negotiate(front, &ram, total)?;
         let event = || EventFd::new(O_NONBLOCK).context("an eventfd");
         let (kicks, calls) = ([event()?, event()?], [event()?, event()?]);
-        let tx_pool = Pool { start: 2 * ring_bytes, count: pool, next: 0 };
-        let rx_pool = Pool { start: 2 * ring_bytes + pool * BUFFER, count: pool, next: 0 };
+        let pools = 2 * ring_bytes;
+        let buffers = |before: usize, count| Pool { start: pools + before * BUFFER, count, next: 0 };
         let mut guest = SoftVirtio {
             front,
             kicks,
@@ -121,11 +137,11 @@ impl SoftVirtio {
             ram,
             tx,
             rx,
-            tx_pool,
-            rx_pool,
+            tx_pool: buffers(0, pool),
+            rx_pool: buffers(pool, pool),
+            spare: buffers(2 * pool, SPARE),
             lens: vec![0; pool],
             tx_next: 0,
-            tx_done: 0,
             rx_next: 0,
             rx_done: 0,
             rx_buffers: vec![0; usize::from(ring)],
@@ -189,13 +205,17 @@ impl SoftVirtio {
     /// # Errors
     /// When it does not fit or there is no such buffer.
     pub fn lay(&mut self, index: usize, frame: &[u8]) -> Result<()> {
+        let len = self.write(self.tx_pool.start + index * BUFFER, frame)?;
+        *self.lens.get_mut(index).context("no such buffer")? = len;
+        Ok(())
+    }
+
+    /// Writes a header and `frame` at `at`; returns their length.
+    fn write(&self, at: usize, frame: &[u8]) -> Result<u32> {
         ensure!(frame.len() + HEADER <= BUFFER, "a frame of {} bytes does not fit a buffer", frame.len());
-        let at = self.tx_pool.start + index * BUFFER;
-        let len = self.lens.get_mut(index).context("no such buffer")?;
         let memory = self.ram.slice();
         ensure!(memory.write_at(at, &[0; HEADER]) && memory.write_at(at + HEADER, frame), "no such buffer");
-        *len = (HEADER + frame.len()) as u32;
-        Ok(())
+        Ok((HEADER + frame.len()) as u32)
     }
 
     /// Sends the frames of the next `count` buffers of the pool, as many as the ring has room for; returns how many.
@@ -204,19 +224,11 @@ impl SoftVirtio {
     /// When the device gives back more than it was given.
     #[inline]
     pub fn post(&mut self, count: usize) -> Result<usize> {
-        let size = self.tx.size();
-        let done = self.tx.used_idx();
-        let in_flight = self.tx_next.wrapping_sub(done);
-        ensure!(in_flight <= size, "the device used more than it was given");
-        self.tx_done = done;
-        let n = count.min(usize::from(size - in_flight));
+        let n = count.min(self.room()?);
         for _ in 0..n {
             let (index, offset) = self.tx_pool.take();
-            let id = self.tx_next & (size - 1);
             let len = self.lens.get(index).copied().unwrap_or(0);
-            self.tx.write_desc(id, GUEST + offset as u64, len, 0, 0);
-            self.tx.set_avail(self.tx_next, id);
-            self.tx_next = self.tx_next.wrapping_add(1);
+            self.describe(offset, len);
         }
         if n > 0 {
             self.tx.publish(self.tx_next);
@@ -225,12 +237,52 @@ impl SoftVirtio {
         Ok(n)
     }
 
+    /// Sends a frame that is not one of the pool, if there is room now; false otherwise.
+    ///
+    /// # Errors
+    /// As [`SoftVirtio::post`], and when the frame does not fit a buffer.
+    pub fn try_send(&mut self, frame: &[u8]) -> Result<bool> {
+        if self.room()? == 0 {
+            return Ok(false);
+        }
+        let (_, at) = self.spare.take();
+        let len = self.write(at, frame)?;
+        self.describe(at, len);
+        self.tx.publish(self.tx_next);
+        self.kick(1);
+        Ok(true)
+    }
+
+    /// Free transmit descriptors.
+    #[inline]
+    fn room(&self) -> Result<usize> {
+        let size = self.tx.size();
+        let in_flight = self.in_flight();
+        ensure!(in_flight <= size, "the device used more than it was given");
+        Ok(usize::from(size - in_flight))
+    }
+
+    /// Makes the buffer at `offset` the next to be sent.
+    #[inline]
+    fn describe(&mut self, offset: usize, len: u32) {
+        let id = self.tx_next & (self.tx.size() - 1);
+        self.tx.write_desc(id, GUEST + offset as u64, len, 0, 0);
+        self.tx.set_avail(self.tx_next, id);
+        self.tx_next = self.tx_next.wrapping_add(1);
+    }
+
     /// Takes what has come, a ring's length at most, and gives the buffers back.
     ///
     /// # Errors
     /// When the device reports what it was not given.
     #[inline]
     pub fn take(&mut self) -> Result<Drained> {
+        self.take_with(|_| {})
+    }
+
+    /// As [`SoftVirtio::take`], its errors too, and shows each frame to `see` where it lies.
+    #[inline]
+    pub fn take_with(&mut self, mut see: impl FnMut(Slice<'_>)) -> Result<Drained> {
         let mut drained = Drained::default();
         let waiting = self.rx.used_idx().wrapping_sub(self.rx_done);
         if waiting == 0 {
@@ -243,6 +295,8 @@ impl SoftVirtio {
             ensure!(id < size && len as usize >= HEADER, "a used entry of descriptor {id} and {len} bytes");
             drained.frames += 1;
             drained.bytes += u64::from(len) - HEADER as u64;
+            let offset = self.rx_buffers.get(usize::from(id)).copied().unwrap_or(0);
+            see(self.ram.slice().sub(offset + HEADER, len as usize - HEADER).context("a used entry beyond memory")?);
             self.offer(id);
         }
         self.rx_done = self.rx_done.wrapping_add(waiting);
@@ -265,32 +319,7 @@ impl SoftVirtio {
             let _ = self.kicks[index].write(1);
         }
     }
-}
 
-/// Features, owner and memory.
-fn negotiate(path: &Path, ram: &SharedPage, total: usize) -> Result<Frontend> {
-    let mut front = Frontend::connect(path, 2).with_context(|| format!("connecting to {}", path.display()))?;
-    front.set_owner()?;
-    let offered = front.get_features()?;
-    let protocol = VhostUserVirtioFeatures::PROTOCOL_FEATURES.bits();
-    ensure!(offered & protocol != 0, "the back end at {} knows no protocol features", path.display());
-    // Asked for whatever is made of it: back ends remember it.
-    let _: VhostUserProtocolFeatures = front.get_protocol_features()?;
-    front.set_protocol_features(VhostUserProtocolFeatures::empty())?;
-    let wanted = VERSION_1 | MRG_RXBUF | protocol;
-    ensure!(offered & wanted == wanted, "the back end offers {offered:#x}, and {wanted:#x} is needed");
-    front.set_features(wanted)?;
-    front.set_mem_table(&[VhostUserMemoryRegionInfo {
-        guest_phys_addr: GUEST,
-        memory_size: total as u64,
-        userspace_addr: USER,
-        mmap_offset: 0,
-        mmap_handle: ram.fd().as_raw_fd(),
-    }])?;
-    Ok(front)
-}
-
-impl SoftVirtio {
     /// The card's address.
     pub fn mac(&self) -> Mac {
         self.mac
@@ -302,9 +331,7 @@ impl SoftVirtio {
     /// When the ring does not drain, or the switch breaks the rules.
     pub fn send(&mut self, frame: &[u8]) -> Result<()> {
         self.wait_for_room(usize::from(self.tx.size()) - 1)?;
-        let next = self.tx_pool.next;
-        self.lay(next, frame)?;
-        ensure!(self.post(1)? == 1, "no room in the ring");
+        ensure!(self.try_send(frame)?, "no room in the ring");
         Ok(())
     }
 
@@ -348,4 +375,26 @@ impl SoftVirtio {
         self.kick(0);
         Ok(Some(bytes))
     }
+}
+
+/// Features, owner and memory.
+fn negotiate(mut front: Frontend, ram: &SharedPage, total: usize) -> Result<Frontend> {
+    front.set_owner()?;
+    let offered = front.get_features()?;
+    let protocol = VhostUserVirtioFeatures::PROTOCOL_FEATURES.bits();
+    ensure!(offered & protocol != 0, "the back end knows no protocol features");
+    // Asked for whatever is made of it: back ends remember it.
+    let _: VhostUserProtocolFeatures = front.get_protocol_features()?;
+    front.set_protocol_features(VhostUserProtocolFeatures::empty())?;
+    let wanted = VERSION_1 | MRG_RXBUF | protocol;
+    ensure!(offered & wanted == wanted, "the back end offers {offered:#x}, and {wanted:#x} is needed");
+    front.set_features(wanted)?;
+    front.set_mem_table(&[VhostUserMemoryRegionInfo {
+        guest_phys_addr: GUEST,
+        memory_size: total as u64,
+        userspace_addr: USER,
+        mmap_offset: 0,
+        mmap_handle: ram.fd().as_raw_fd(),
+    }])?;
+    Ok(front)
 }

@@ -1,13 +1,17 @@
 //! The one place that knows the `vhost` crate's handler: a connection whose messages are handled when they are whole.
 
+use std::fs::File;
+use std::io::IoSliceMut;
+use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::net::UnixStream;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
-use rustix::net::{RecvFlags, SendFlags};
-use vhost::vhost_user::BackendReqHandler;
+use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendFlags, recvmsg};
+use vhost::vhost_user::message::VhostUserMemoryRegion;
+use vhost::vhost_user::{BackendReqHandler, Error, VhostUserBackendReqHandlerMut};
 
 use super::device::Device;
 
@@ -16,8 +20,14 @@ const HEADER: usize = 12;
 /// Longest body. The largest that peers send is a memory table of 8 regions, or a configuration space.
 const MAX_BODY: u32 = 4096;
 
-/// The request that the crate is not asked about.
+/// The requests that the crate is not asked about, or not always.
+const SET_MEM_TABLE: u32 = 5;
 const SET_VRING_ENABLE: u32 = 18;
+/// Bytes of a memory table before its regions, and of one of them.
+const TABLE_HEAD: usize = 8;
+const TABLE_REGION: usize = 32;
+/// Most regions of a table, and most descriptors that come with a message.
+const MOST_REGIONS: usize = 8;
 /// Flag of a message whose sender waits for an answer.
 const NEED_REPLY: u32 = 8;
 /// Flags of an answer: version 1, and that it is one.
@@ -47,6 +57,17 @@ impl Ended {
     }
 }
 
+/// True for a memory table of so many bytes that holds `regions` regions and empty places after them.
+fn has_spare_places(size: usize, regions: u32) -> bool {
+    let needed = TABLE_HEAD + (regions as usize).min(MOST_REGIONS) * TABLE_REGION;
+    regions > 0 && regions as usize <= MOST_REGIONS && size > needed && (size - needed).is_multiple_of(TABLE_REGION)
+}
+
+/// The 32-bit number at `at` of a message; 0 beyond its end.
+fn word(message: &[u8], at: usize) -> u32 {
+    message.get(at..at + 4).map_or(0, |b| u32::from_le_bytes([b[0], b[1], b[2], b[3]]))
+}
+
 /// One peer.
 pub(super) struct Connection {
     stream: UnixStream,
@@ -66,8 +87,8 @@ impl Connection {
 
     /// Handles the next message, if a whole one is there; false when not.
     pub(super) fn serve(&mut self) -> Result<bool, Ended> {
-        let mut header = [0; HEADER];
-        let got = match rustix::net::recv(&self.stream, &mut header[..], RecvFlags::PEEK | RecvFlags::DONTWAIT) {
+        let mut start = [0; HEADER + 4];
+        let got = match rustix::net::recv(&self.stream, &mut start[..], RecvFlags::PEEK | RecvFlags::DONTWAIT) {
             Ok((0, _)) => return Err(Ended::Closed),
             Ok((got, _)) => got,
             Err(Errno::AGAIN | Errno::INTR) => return Ok(false),
@@ -76,7 +97,8 @@ impl Connection {
         if got < HEADER {
             return self.rest_may_come();
         }
-        let size = u32::from_le_bytes([header[8], header[9], header[10], header[11]]);
+        let word = |at| word(&start, at);
+        let size = word(8);
         if size > MAX_BODY {
             return Err(Ended::Size(size));
         }
@@ -86,11 +108,10 @@ impl Connection {
         if !self.has_room()? {
             return Err(Ended::Unread);
         }
-        let word = |at: usize| u32::from_le_bytes([header[at], header[at + 1], header[at + 2], header[at + 3]]);
-        if word(0) == SET_VRING_ENABLE && size == 8 {
-            self.enable(word(4))?;
-        } else {
-            self.handler.handle_request()?;
+        match (word(0), size as usize) {
+            (SET_VRING_ENABLE, 8) => self.enable(word(4))?,
+            (SET_MEM_TABLE, size) if has_spare_places(size, word(HEADER)) => self.table(word(4), size)?,
+            _ => self.handler.handle_request()?,
         }
         Ok(true)
     }
@@ -98,17 +119,58 @@ impl Connection {
     /// SET_VRING_ENABLE, in place of the crate: that refuses it until SET_FEATURES has named the protocol features, but
     /// QEMU's network card enables its first pair when it is made, long before a driver chooses features.
     fn enable(&mut self, flags: u32) -> Result<(), Ended> {
-        let mut message = [0; HEADER + 8];
-        // All of it is there: the caller has counted. Descriptors sent along are closed by not being asked for.
-        let (got, _) = rustix::net::recv(&self.stream, &mut message[..], RecvFlags::DONTWAIT)?;
-        let [.., a, b, c, d, e, f, g, h] = message;
-        let (index, num) = (u32::from_le_bytes([a, b, c, d]), u32::from_le_bytes([e, f, g, h]));
-        if got < message.len() || num > 1 {
-            return Err(vhost::vhost_user::Error::InvalidMessage.into());
+        let (message, _) = self.receive(8)?;
+        let (index, num) = (word(&message, HEADER), word(&message, HEADER + 4));
+        if num > 1 {
+            return Err(Error::InvalidMessage.into());
         }
-        let (outcome, acknowledges) = self.with_device(|device| device.enable(index, num == 1));
-        if flags & NEED_REPLY != 0 && acknowledges {
-            let head = [SET_VRING_ENABLE, REPLY, 8, u32::from(outcome.is_err()), 0];
+        let outcome = self.with_device(|device| device.set_vring_enable(index, num == 1));
+        self.acknowledge(SET_VRING_ENABLE, flags, outcome)
+    }
+
+    /// SET_MEM_TABLE with more places than regions, in place of the crate: that wants the message to end with the last
+    /// region, but user-mode Linux sends its two places always, and uses one.
+    fn table(&mut self, flags: u32, size: usize) -> Result<(), Ended> {
+        let (message, files) = self.receive(size)?;
+        let count = word(&message, HEADER) as usize;
+        let regions = message.get(HEADER + TABLE_HEAD..).unwrap_or(&[]).chunks_exact(TABLE_REGION).take(count);
+        let long = |bytes: &[u8], at| u64::from(word(bytes, at)) | u64::from(word(bytes, at + 4)) << 32;
+        let region = |b: &[u8]| VhostUserMemoryRegion::new(long(b, 0), long(b, 8), long(b, 16), long(b, 24));
+        let regions: Vec<VhostUserMemoryRegion> = regions.map(region).collect();
+        if regions.len() != count || files.len() != count {
+            return Err(Error::InvalidMessage.into());
+        }
+        let outcome = self.with_device(|device| device.set_mem_table(&regions, files, None)).map(drop);
+        self.acknowledge(SET_MEM_TABLE, flags, outcome)
+    }
+
+    /// Takes a message with a body of `size` bytes, all of which is there: the caller has counted. What is too much of
+    /// descriptors is closed.
+    fn receive(&mut self, size: usize) -> Result<(Vec<u8>, Vec<File>), Ended> {
+        let (mut message, mut files, mut filled) = (vec![0; HEADER + size], Vec::new(), 0);
+        while filled < message.len() {
+            let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MOST_REGIONS))];
+            let mut control = RecvAncillaryBuffer::new(&mut space);
+            let part = &mut [IoSliceMut::new(message.get_mut(filled..).unwrap_or(&mut []))];
+            let flags = RecvFlags::CMSG_CLOEXEC | RecvFlags::DONTWAIT;
+            let got = recvmsg(&self.stream, part, &mut control, flags)?.bytes;
+            for part in control.drain() {
+                if let RecvAncillaryMessage::ScmRights(fds) = part {
+                    files.extend(fds.map(File::from));
+                }
+            }
+            if got == 0 {
+                return Err(Ended::Closed);
+            }
+            filled += got;
+        }
+        Ok((message, files))
+    }
+
+    /// The answer to a request that has been carried out, or not, if there is to be one. Room for it was seen to.
+    fn acknowledge(&self, request: u32, flags: u32, outcome: vhost::vhost_user::Result<()>) -> Result<(), Ended> {
+        if flags & NEED_REPLY != 0 && self.with_device(|device| device.acknowledges()) {
+            let head = [request, REPLY, 8, u32::from(outcome.is_err()), 0];
             let answer: Vec<u8> = head.iter().flat_map(|word| word.to_le_bytes()).collect();
             rustix::net::send(&self.stream, &answer, SendFlags::DONTWAIT | SendFlags::NOSIGNAL)?;
         }

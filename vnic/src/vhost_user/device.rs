@@ -1,25 +1,28 @@
 //! The control half of a virtio card: what the VMM's messages say, made into rings for the workers.
 
 use std::fs::File;
-use std::os::fd::AsFd;
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicU16, Ordering};
 
 use arrayvec::ArrayVec;
-use dataplane::{Egress, Grace, Ingress, Multicast, PortState, RxFilter};
-use sharedmem::{MemTable, Region, Span};
+use dataplane::{Egress, Grace, Ingress, PortState, RxFilter};
+use sharedmem::MemTable;
 use vhost::vhost_user::message::{
     VhostTransferStateDirection, VhostTransferStatePhase, VhostUserConfigFlags, VhostUserInflight, VhostUserLog,
     VhostUserMemoryRegion, VhostUserProtocolFeatures, VhostUserShMemConfig, VhostUserSharedMsg,
     VhostUserSingleMemoryRegion, VhostUserVringAddrFlags, VhostUserVringState,
 };
-use vhost::vhost_user::{Error, GpuBackend, Result, VhostUserBackendReqHandlerMut};
+use vhost::vhost_user::{Backend, Error, GpuBackend, Result, VhostUserBackendReqHandlerMut};
 use wire::Mac;
 
+use super::control::Control;
+use super::memory::span;
 use super::vring::{Vring, quiet, resolve};
 use crate::irq::{Interrupts, IrqKind};
-use crate::tenant::{self, Unfit};
-use crate::virtio::{Active, Card, MAX_PAIRS, RxPath, RxQueue, RxState, TxQueue, TxQueueRings, TxState, features};
+use crate::virtio::{
+    Active, Card, ERRORS, MAX_PAIRS, RxPath, RxQueue, RxState, TxQueue, TxQueueRings, TxState, features,
+};
 
 /// What a card is made from.
 pub struct CardSetup {
@@ -46,8 +49,12 @@ pub(super) struct Device {
     features: u64,
     /// The peer may ask for an answer to any message.
     acknowledges: bool,
+    /// The channel for requests of ours, held for the peer's sake: user-mode Linux has no interrupts without.
+    requests: Option<Backend>,
     table: Arc<MemTable>,
-    vrings: [Vring; MAX_PAIRS * 2],
+    /// Of the pairs, and the control queue.
+    vrings: [Vring; MAX_PAIRS * 2 + 1],
+    control: Control,
 }
 
 /// A card without a VMM.
@@ -74,30 +81,41 @@ impl Device {
     /// For a VMM that has just connected.
     pub(super) fn new(setup: Arc<CardSetup>, card: Arc<Card>) -> Device {
         let table = Arc::new(MemTable::new());
-        Device { setup, card, features: 0, acknowledges: false, table, vrings: Default::default() }
+        let (vrings, control) = (Default::default(), Control::new(&setup));
+        Device { setup, card, features: 0, acknowledges: false, requests: None, table, vrings, control }
     }
 
     /// The VMM has gone: workers let go of its memory before this returns.
     pub(super) fn stop(&mut self) {
         self.vrings = Default::default();
         self.features = 0;
+        self.requests = None;
+        self.control = Control::new(&self.setup);
         self.table = Arc::new(MemTable::new());
         for (index, kick) in self.card.kicks.iter().enumerate() {
             kick.store(None);
             self.setup.interrupts.set(IrqKind::Msix, index * 2, None);
             self.setup.interrupts.set(IrqKind::Msix, index * 2 + 1, None);
+            self.setup.interrupts.set(IrqKind::Msix, ERRORS + index * 2, None);
+            self.setup.interrupts.set(IrqKind::Msix, ERRORS + index * 2 + 1, None);
         }
+        self.setup.interrupts.set(IrqKind::Msix, MAX_PAIRS * 2, None);
         self.rebuild();
     }
 
-    /// SET_VRING_ENABLE; also tells whether answers were agreed on.
-    pub(super) fn enable(&mut self, index: u32, enable: bool) -> (Result<()>, bool) {
-        (self.set_vring_enable(index, enable), self.acknowledges)
+    /// True when answers to any message were agreed on.
+    pub(super) fn acknowledges(&self) -> bool {
+        self.acknowledges
     }
 
     fn vring(&mut self, index: u32) -> Result<&mut Vring> {
-        let pairs = self.setup.pairs;
-        self.vrings.get_mut(index as usize).filter(|_| (index as usize) < pairs * 2).ok_or(Error::InvalidParam)
+        let (index, pairs) = (index as usize, self.setup.pairs);
+        let there = index < pairs * 2 || features::control_queue(self.features, pairs) == Some(index);
+        self.vrings.get_mut(index).filter(|_| there).ok_or(Error::InvalidParam)
+    }
+
+    fn is_control(&self, index: u32) -> bool {
+        features::control_queue(self.features, self.setup.pairs) == Some(index as usize)
     }
 
     /// True when the driver chose packed rings.
@@ -113,30 +131,41 @@ impl Device {
             tx: Default::default(),
             rx: Default::default(),
             receivers: ArrayVec::new(),
-            failed: AtomicBool::new(false),
+            failed: AtomicU16::new(0),
         };
         let packed = self.packed();
         let implied = self.features & features::PROTOCOL_FEATURES == 0;
-        let mut any = false;
+        let (mut any, mut queue) = (false, None);
+        let control = features::control_queue(self.features, self.setup.pairs);
+        let pairs = self.control.pairs().map_or(MAX_PAIRS, usize::from);
         for (index, vring) in self.vrings.iter_mut().enumerate() {
             if !vring.started || !(vring.enabled || implied) {
                 continue;
             }
             let Some(ring) = resolve(&self.table, vring, packed) else { continue };
+            if Some(index) == control {
+                vring.begin(&ring, &self.setup.name, index);
+                queue = Some((ring, vring.start(packed)));
+                continue;
+            }
             any = true;
+            vring.begin(&ring, &self.setup.name, index);
             let (pair, start) = (index / 2, vring.start(packed));
             if index % 2 == 0 {
                 let state = vring.rx.get_or_insert_with(|| Arc::new(RxState::new(start))).clone();
                 // Reception is polled: the driver need not say that it gave buffers.
                 ring.ask_for_quiet();
                 active.rx[pair] = Some(RxQueue { ring, state });
-                active.receivers.push(pair as u8);
+                if pair < pairs {
+                    active.receivers.push(pair as u8);
+                }
             } else {
                 let state = vring.tx.get_or_insert_with(|| Arc::new(TxState::new(start))).clone();
                 ring.ask_for_quiet();
                 active.tx[pair] = Some(TxQueueRings { ring, state });
             }
         }
+        self.control.set_queue(queue);
         let receives = !active.receivers.is_empty();
         let before = self.card.active.swap(any.then(|| Arc::new(active)));
         self.publish_filter(receives);
@@ -146,49 +175,45 @@ impl Device {
         }
     }
 
-    /// The VMM keeps the control queue to itself, so which frames the guest wants is not known: it is offered all that
-    /// are for its port, as if it had asked for everything, and drops what it does not want.
+    /// Offers the port what the guest wants. Where the VMM keeps the control queue to itself that is not known: all that
+    /// are for its port, as if it had asked for everything, and it drops what it does not want.
     fn publish_filter(&self, receives: bool) {
-        let started = self.setup.state.filter().mac.is_some();
-        if started == receives {
+        let wanted = if receives { self.control.filter() } else { RxFilter::closed() };
+        let before = self.setup.state.filter();
+        if **before == wanted {
             return;
         }
-        self.setup.state.set_filter(match receives {
-            false => RxFilter::closed(),
-            true => RxFilter {
-                mac: Some(self.setup.mac),
-                unicast: true,
-                broadcast: true,
-                all_multicast: true,
-                promiscuous: true,
-                multicast: Multicast::List(Vec::new()),
-                vlans: None,
-            },
-        });
-        let word = if receives { "has started" } else { "has stopped" };
-        tracing::info!("vNIC {}: the driver {word} the card", self.setup.name);
+        let started = before.mac.is_some();
+        self.setup.state.set_filter(wanted);
+        if started != receives {
+            let word = if receives { "has started" } else { "has stopped" };
+            tracing::info!("vNIC {}: the driver {word} the card", self.setup.name);
+        }
     }
 
-    /// Maps one region of a memory table.
-    fn span(&self, region: &VhostUserMemoryRegion, file: &File) -> Result<Span> {
-        let (offset, size) = (region.mmap_offset, region.memory_size);
-        let len = offset.checked_add(size).and_then(|l| usize::try_from(l).ok()).ok_or(Error::InvalidParam)?;
-        let refuse = |why: &dyn std::fmt::Display| {
-            tracing::warn!("vNIC {}: guest memory of {size} bytes was refused: {why}", self.setup.name);
-            Error::InvalidParam
-        };
-        tenant::check(file).map_err(|unfit| match unfit {
-            Unfit::System(errno) => refuse(&errno),
-            Unfit::Kind(what) => refuse(&what),
-        })?;
-        let mapped = Region::map(file.as_fd(), 0, len, true).map_err(|error| refuse(&error))?;
-        Ok(Span {
-            guest: region.guest_phys_addr,
-            len: size,
-            user: region.user_addr,
-            region: mapped,
-            offset: offset as usize,
-        })
+    /// The descriptor by which the driver signals its control queue.
+    pub(super) fn control_kick(&self) -> Option<&Arc<OwnedFd>> {
+        self.control.kick()
+    }
+
+    /// Carries out what waits in the control queue, a bounded number of commands; true when there are more.
+    pub(super) fn serve_control(&mut self) -> bool {
+        let pairs = self.control.pairs();
+        let Some(served) = self.control.serve(&self.table) else { return false };
+        if served.broken {
+            tracing::warn!("vNIC {}: its control queue makes no sense and is not looked at any more", self.setup.name);
+        }
+        if served.commands > 0 {
+            if self.control.pairs() != pairs {
+                self.rebuild();
+            } else if self.setup.state.filter().mac.is_some() {
+                self.publish_filter(true);
+            }
+            if let Some(index) = features::control_queue(self.features, self.setup.pairs) {
+                self.setup.interrupts.raise(index);
+            }
+        }
+        served.more
     }
 
     fn set_table(&mut self, table: MemTable) {
@@ -211,6 +236,7 @@ impl VhostUserBackendReqHandlerMut for Device {
     fn reset_device(&mut self) -> Result<()> {
         self.vrings = Default::default();
         self.features = 0;
+        self.control = Control::new(&self.setup);
         self.rebuild();
         Ok(())
     }
@@ -225,6 +251,7 @@ impl VhostUserBackendReqHandlerMut for Device {
         }
         if accepted != self.features {
             self.features = accepted;
+            self.control.begin(&self.setup, accepted);
             self.rebuild();
         }
         Ok(())
@@ -234,6 +261,7 @@ impl VhostUserBackendReqHandlerMut for Device {
         let mut offered = VhostUserProtocolFeatures::CONFIG
             | VhostUserProtocolFeatures::REPLY_ACK
             | VhostUserProtocolFeatures::RESET_DEVICE
+            | VhostUserProtocolFeatures::BACKEND_REQ
             | VhostUserProtocolFeatures::CONFIGURE_MEM_SLOTS;
         offered.set(VhostUserProtocolFeatures::MQ, self.setup.pairs > 1);
         Ok(offered)
@@ -252,7 +280,7 @@ impl VhostUserBackendReqHandlerMut for Device {
     ) -> Result<Option<Vec<u64>>> {
         let mut table = MemTable::new();
         for (region, file) in regions.iter().zip(&files) {
-            table = table.with(self.span(region, file)?).map_err(|_| Error::InvalidParam)?;
+            table = table.with(span(&self.setup.name, region, file)?).map_err(|_| Error::InvalidParam)?;
         }
         self.set_table(table);
         Ok(None)
@@ -268,7 +296,7 @@ impl VhostUserBackendReqHandlerMut for Device {
         file: File,
         _postcopy: Option<bool>,
     ) -> Result<Option<u64>> {
-        let table = self.table.with(self.span(region, &file)?).map_err(|_| Error::InvalidParam)?;
+        let table = self.table.with(span(&self.setup.name, region, &file)?).map_err(|_| Error::InvalidParam)?;
         self.set_table(table);
         Ok(None)
     }
@@ -302,6 +330,9 @@ impl VhostUserBackendReqHandlerMut for Device {
     fn set_vring_base(&mut self, index: u32, base: u32) -> Result<()> {
         // The upper half is where a packed ring's used entries go on: where the available ones do, for us.
         let base = if self.packed() { base as u16 } else { u16::try_from(base).map_err(|_| Error::InvalidParam)? };
+        if self.is_control(index) {
+            self.control.forget_position();
+        }
         let vring = self.vring(index)?;
         (vring.base, vring.tx, vring.rx) = (base, None, None);
         self.rebuild();
@@ -311,13 +342,14 @@ impl VhostUserBackendReqHandlerMut for Device {
     /// Stops the ring, and tells where the next driver or switch is to go on.
     fn get_vring_base(&mut self, index: u32) -> Result<VhostUserVringState> {
         self.vring(index)?.started = false;
+        let control = if self.is_control(index) { self.control.take_position() } else { None };
         self.rebuild();
         let packed = self.packed();
         let vring = self.vring(index)?;
         let next = match (vring.tx.take(), vring.rx.take()) {
             (Some(tx), _) => tx.next.load(Ordering::Acquire),
             (None, Some(rx)) => rx.positions.lock().map_or(0, |p| p.next),
-            (None, None) => vring.start(packed),
+            (None, None) => control.unwrap_or_else(|| vring.start(packed)),
         };
         let (base, told) = vring.told(next, packed);
         vring.base = base;
@@ -326,7 +358,11 @@ impl VhostUserBackendReqHandlerMut for Device {
 
     fn set_vring_kick(&mut self, index: u8, fd: Option<File>) -> Result<()> {
         self.vring(index.into())?.started = true;
-        if index % 2 == 1
+        if self.is_control(index.into()) {
+            if !self.control.set_kick(fd.map(quiet)) {
+                return Err(Error::InvalidParam);
+            }
+        } else if index % 2 == 1
             && let Some(kick) = self.card.kicks.get(usize::from(index / 2))
         {
             kick.store(fd.map(|file| Arc::new(quiet(file))));
@@ -343,8 +379,10 @@ impl VhostUserBackendReqHandlerMut for Device {
         Ok(())
     }
 
-    fn set_vring_err(&mut self, index: u8, _fd: Option<File>) -> Result<()> {
-        self.vring(index.into()).map(|_| ())
+    fn set_vring_err(&mut self, index: u8, fd: Option<File>) -> Result<()> {
+        self.vring(index.into())?;
+        self.setup.interrupts.set(IrqKind::Msix, ERRORS + usize::from(index), fd.map(quiet));
+        Ok(())
     }
 
     fn get_queue_num(&mut self) -> Result<u64> {
@@ -367,6 +405,10 @@ impl VhostUserBackendReqHandlerMut for Device {
 
     fn set_config(&mut self, _offset: u32, _buf: &[u8], _flags: VhostUserConfigFlags) -> Result<()> {
         Err(UNSUPPORTED)
+    }
+
+    fn set_backend_req_fd(&mut self, channel: Backend) {
+        self.requests = Some(channel);
     }
 
     fn set_gpu_socket(&mut self, _gpu: GpuBackend) -> Result<()> {

@@ -10,7 +10,9 @@
 //! in the socket and there is room for the answer.
 
 mod connection;
+mod control;
 mod device;
+mod memory;
 mod server;
 mod vring;
 

@@ -37,6 +37,7 @@ const RETRY: i64 = 500_000_000;
 const LISTENER: u64 = 0;
 const CONNECTION: u64 = 1;
 const TIMER: u64 = 2;
+const CONTROL: u64 = 3;
 
 /// How the peer comes to us.
 enum Door {
@@ -52,8 +53,12 @@ pub struct Server {
     door: Door,
     path: PathBuf,
     connection: Option<Connection>,
+    /// The descriptor watched for the card's control queue.
+    kick: Option<Arc<OwnedFd>>,
     /// A batch ended before the messages did.
     unfinished: bool,
+    /// Likewise with the commands of the control queue.
+    commands: bool,
     setup: Arc<CardSetup>,
     card: Arc<Card>,
     messages: u64,
@@ -78,7 +83,18 @@ impl Server {
         epoll::add(&watch, fd, epoll::EventData::new_u64(token), epoll::EventFlags::IN).map_err(system)?;
         let card = device::card(&setup);
         let (setup, path) = (Arc::new(setup), path.to_path_buf());
-        Ok(Server { watch, door, path, connection: None, unfinished: false, setup, card, messages: 0 })
+        Ok(Server {
+            watch,
+            door,
+            path,
+            connection: None,
+            kick: None,
+            unfinished: false,
+            commands: false,
+            setup,
+            card,
+            messages: 0,
+        })
     }
 
     /// The transmit queues; they stay valid across connections.
@@ -103,6 +119,9 @@ impl Server {
         if happened(CONNECTION) || self.unfinished {
             more |= self.serve();
         }
+        if happened(CONTROL) || self.commands {
+            more |= self.serve_control();
+        }
         if happened(LISTENER) {
             more |= self.accept();
         }
@@ -115,7 +134,39 @@ impl Server {
     /// Serves messages; true when the batch ended before they did.
     fn serve(&mut self) -> bool {
         self.unfinished = self.serve_batch();
+        self.watch_kick();
         self.unfinished
+    }
+
+    /// Carries out commands of the control queue; true when a batch ended before they did.
+    fn serve_control(&mut self) -> bool {
+        self.commands =
+            self.connection.as_ref().is_some_and(|connection| connection.with_device(Device::serve_control));
+        self.commands
+    }
+
+    /// Watches the control queue's descriptor, which the last messages may have changed; and looks at the queue, whose
+    /// driver need not have waited.
+    fn watch_kick(&mut self) {
+        let kick = self.connection.as_ref().and_then(|c| c.with_device(|device| device.control_kick().cloned()));
+        let same = match (&kick, &self.kick) {
+            (Some(new), Some(old)) => Arc::ptr_eq(new, old),
+            (None, None) => true,
+            _ => false,
+        };
+        if !same {
+            if let Some(old) = self.kick.take() {
+                let _ = epoll::delete(&self.watch, &old);
+            }
+            if let Some(new) = kick {
+                // By the edge: it is never read, so whatever its flags are nothing can wait.
+                let (flags, data) = (epoll::EventFlags::IN | epoll::EventFlags::ET, epoll::EventData::new_u64(CONTROL));
+                // What cannot be watched is looked at with every message.
+                let _ = epoll::add(&self.watch, &new, data, flags);
+                self.kick = Some(new);
+            }
+        }
+        self.serve_control();
     }
 
     fn serve_batch(&mut self) -> bool {

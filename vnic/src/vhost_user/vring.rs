@@ -61,6 +61,30 @@ impl Vring {
     }
 }
 
+impl Vring {
+    /// Ring number `index` of the vNIC `name` starts: behind the last entry that the driver was given back. That is where
+    /// we stop, and where it is to go on after a switch that crashed, whatever base is told then: QEMU takes the
+    /// index from the ring as we do, but DPDK says 0. (A packed ring has no index in it; there the base is believed.)
+    pub(super) fn begin(&mut self, ring: &Virtqueue, name: &str, index: usize) {
+        let ring = match ring {
+            Virtqueue::Split(ring) => ring,
+            Virtqueue::Packed(ring) => {
+                // User-mode Linux says 0 of a new packed ring, which leaves the wrap counter out. Where descriptor 0 was
+                // never used, the first round it is: in a later one bit 15 (used) of its flags would be set.
+                if self.base == 0 && ring.desc(0).is_some_and(|desc| desc.flags & 1 << 15 == 0) {
+                    self.base = 0x8000;
+                }
+                return;
+            }
+        };
+        let used = ring.used_idx();
+        if self.rx.is_none() && self.tx.is_none() && used != self.base {
+            tracing::info!("vNIC {name}: ring {index} goes on at {used}, where it was left, not at {}", self.base);
+            self.base = used;
+        }
+    }
+}
+
 /// An eventfd that a worker may write or read without waiting.
 pub(super) fn quiet(file: File) -> OwnedFd {
     let fd = OwnedFd::from(file);

@@ -14,6 +14,8 @@ use crate::irq::Interrupts;
 
 /// Most queue pairs of a card; each has one vector per queue.
 pub const MAX_PAIRS: usize = 8;
+/// The vector of the first queue's error eventfd: the VMM hears by it that we gave up on the queue.
+pub const ERRORS: usize = MAX_PAIRS * 2;
 /// Workers that may deliver to one queue at the same time.
 const DELIVERERS: usize = 64;
 
@@ -41,8 +43,8 @@ pub struct Active {
     pub rx: [Option<RxQueue>; MAX_PAIRS],
     /// The pairs whose receive queue is there.
     pub receivers: ArrayVec<u8, MAX_PAIRS>,
-    /// Set by a worker that found memory of a ring gone or the ring broken; nobody touches the rings after that.
-    pub failed: AtomicBool,
+    /// A bit for each queue whose ring a worker found broken or its memory gone; nobody touches that after.
+    pub failed: AtomicU16,
 }
 
 /// A transmit queue.
@@ -125,15 +127,16 @@ impl RxPositions {
 }
 
 impl Active {
-    /// True when the rings must not be used any more.
+    /// True when the ring of queue `queue` must not be used any more.
     #[inline]
-    pub fn failed(&self) -> bool {
-        self.failed.load(Ordering::Acquire)
+    pub fn failed(&self, queue: usize) -> bool {
+        self.failed.load(Ordering::Acquire) >> queue & 1 != 0
     }
 
-    /// Stops the card: its memory is gone or its rings make no sense.
+    /// Stops queue `queue`: its memory is gone or its ring makes no sense. The caller tells the VMM by the queue's error
+    /// eventfd ([`ERRORS`]) once it holds no lock.
     #[cold]
-    pub fn fail(&self) {
-        self.failed.store(true, Ordering::Release);
+    pub fn fail(&self, queue: usize) {
+        self.failed.fetch_or(1 << queue, Ordering::AcqRel);
     }
 }

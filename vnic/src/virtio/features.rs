@@ -27,10 +27,18 @@ pub const HOST_ECN: u64 = 1 << 13;
 pub const MRG_RXBUF: u64 = 1 << 15;
 /// The device tells its link state.
 pub const STATUS: u64 = 1 << 16;
-/// There is a control queue (the VMM's own: over vhost-user it never reaches us).
+/// There is a control queue. A VMM that keeps it to itself (QEMU, DPDK) does not accept this from us.
 pub const CTRL_VQ: u64 = 1 << 17;
+/// It takes receive modes and tables of addresses.
+pub const CTRL_RX: u64 = 1 << 18;
+/// It takes VLANs.
+pub const CTRL_VLAN: u64 = 1 << 19;
+/// It takes more receive modes.
+pub const CTRL_RX_EXTRA: u64 = 1 << 20;
 /// Several queue pairs.
 pub const MQ: u64 = 1 << 22;
+/// The control queue takes the card's address.
+pub const CTRL_MAC_ADDR: u64 = 1 << 23;
 /// Descriptors may lie in a table of their own.
 pub const INDIRECT_DESC: u64 = 1 << 28;
 /// Notifications by index.
@@ -56,6 +64,11 @@ const OFFERED: u64 = CSUM
     | HOST_ECN
     | MRG_RXBUF
     | STATUS
+    | CTRL_VQ
+    | CTRL_RX
+    | CTRL_VLAN
+    | CTRL_RX_EXTRA
+    | CTRL_MAC_ADDR
     | INDIRECT_DESC
     | EVENT_IDX
     | PROTOCOL_FEATURES
@@ -76,10 +89,14 @@ pub fn caps(features: u64) -> Caps {
     Caps { csum: all(GUEST_CSUM), tso, tag: false, pad: false }
 }
 
-/// What is offered to the driver of a card with `pairs` queue pairs. Several come with a control queue, which the VMM
-/// keeps to itself.
+/// What is offered to the driver of a card with `pairs` queue pairs.
 pub fn offered(pairs: usize) -> u64 {
-    if pairs > 1 { OFFERED | MQ | CTRL_VQ } else { OFFERED }
+    if pairs > 1 { OFFERED | MQ } else { OFFERED }
+}
+
+/// The number of the control queue of a card with `pairs` pairs, if the driver has one with us (5.1.2).
+pub fn control_queue(features: u64, pairs: usize) -> Option<usize> {
+    (features & CTRL_VQ != 0).then_some(if features & MQ != 0 { pairs * 2 } else { 2 })
 }
 
 /// The configuration space as far as there is something to tell (5.1.4): address, link, most queue pairs, payload size.

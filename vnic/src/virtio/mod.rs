@@ -15,13 +15,14 @@
 
 mod card;
 mod chain;
+pub mod control;
 mod fast;
 pub mod features;
 mod ring;
 mod rx;
 mod tx;
 
-pub use card::{Active, Card, MAX_PAIRS, RxQueue, RxState, TxQueueRings, TxState};
+pub use card::{Active, Card, ERRORS, MAX_PAIRS, RxQueue, RxState, TxQueueRings, TxState};
 pub use ring::{Virtqueue, base, position};
 pub use rx::RxPath;
 pub use tx::TxQueue;

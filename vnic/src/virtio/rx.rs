@@ -11,7 +11,7 @@ use dataplane::vnet::DATA_VALID;
 use dataplane::{BURST, Burst, Caps, Csum, Delivery, DropReason, Egress, Plan, Tally, VNET_LEN, VnetHeader};
 use sharedmem::{Lookup, MemTable, Slice, SpanHint};
 
-use super::card::{Active, Card, RxPositions, RxState};
+use super::card::{Active, Card, ERRORS, RxPositions, RxState};
 use super::features::{self, caps, header_len};
 use super::ring::{Found, Virtq, Virtqueue};
 
@@ -39,7 +39,7 @@ impl RxPath {
 impl Egress for RxPath {
     fn deliver(&self, burst: &Burst<'_>, list: &[Delivery], tally: &mut Tally) {
         let guard = self.card.active.load();
-        let refusal = match guard.as_ref().filter(|a| !a.failed()) {
+        let refusal = match guard.as_ref() {
             None => DropReason::NotConnected,
             Some(_) if !self.card.state.link_up() => DropReason::PortBlocked,
             Some(active) => match active.receivers.as_slice() {
@@ -55,17 +55,30 @@ impl Egress for RxPath {
 impl RxPath {
     #[inline]
     fn deliver_to(&self, active: &Active, pair: u8, burst: &Burst<'_>, list: &[Delivery], tally: &mut Tally) {
-        let Some(queue) = active.rx.get(usize::from(pair)).and_then(Option::as_ref).filter(|q| !q.ring.faulted())
-        else {
-            active.fail();
+        let number = usize::from(pair) * 2;
+        let usable = active.rx.get(usize::from(pair)).and_then(Option::as_ref).filter(|_| !active.failed(number));
+        let Some(queue) = usable.filter(|q| !q.ring.faulted()) else {
+            self.give_up_on(active, number);
             return list.iter().for_each(|_| tally.dropped(DropReason::NotConnected));
         };
         let told = match &queue.ring {
-            Virtqueue::Split(ring) => Path::new(active, ring, &queue.state).deliver_all(burst, list, tally),
-            Virtqueue::Packed(ring) => Path::new(active, ring, &queue.state).deliver_all(burst, list, tally),
+            Virtqueue::Split(ring) => Path::new(active, ring, &queue.state, number).deliver_all(burst, list, tally),
+            Virtqueue::Packed(ring) => Path::new(active, ring, &queue.state, number).deliver_all(burst, list, tally),
         };
         if told {
-            self.card.interrupts.raise(usize::from(pair) * 2);
+            self.card.interrupts.raise(number);
+        }
+        if active.failed(number) {
+            self.card.interrupts.raise(ERRORS + number);
+        }
+    }
+
+    /// Queue `number` is of no use; the VMM is told once.
+    #[cold]
+    fn give_up_on(&self, active: &Active, number: usize) {
+        if !active.failed(number) {
+            active.fail(number);
+            self.card.interrupts.raise(ERRORS + number);
         }
     }
 
@@ -96,7 +109,8 @@ fn queue_of(burst: &Burst<'_>, delivery: &Delivery) -> usize {
     for chunk in frame.head().get(at).unwrap_or(&[]).chunks_exact(4) {
         sum = sum.rotate_left(13) ^ u64::from(u32::from_le_bytes([chunk[0], chunk[1], chunk[2], chunk[3]]));
     }
-    (sum.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 40) as usize
+    // A product's bits know only of those below them: the upper half, where the ends of IPv4 addresses are, is folded in.
+    ((sum ^ (sum >> 32)).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 40) as usize
 }
 
 /// A reserved chain.
@@ -133,6 +147,8 @@ pub(super) struct Path<'a, R> {
     pub(super) active: &'a Active,
     pub(super) ring: &'a R,
     pub(super) state: &'a RxState,
+    /// The queue's number.
+    number: usize,
     /// Bytes of the header before each frame.
     pub(super) header: usize,
     mergeable: bool,
@@ -141,10 +157,10 @@ pub(super) struct Path<'a, R> {
 
 impl<'a, R: Virtq> Path<'a, R> {
     #[inline]
-    fn new(active: &'a Active, ring: &'a R, state: &'a RxState) -> Path<'a, R> {
+    fn new(active: &'a Active, ring: &'a R, state: &'a RxState, number: usize) -> Path<'a, R> {
         let header = header_len(active.features);
         let mergeable = active.features & features::MRG_RXBUF != 0;
-        Path { active, ring, state, header, mergeable, caps: caps(active.features) }
+        Path { active, ring, state, number, header, mergeable, caps: caps(active.features) }
     }
 
     /// Delivers `list`; true when the driver is to be told.
@@ -281,7 +297,7 @@ impl<'a, R: Virtq> Path<'a, R> {
             let mut pieces: ArrayVec<Slice<'a>, CHAIN_PIECES> = ArrayVec::new();
             let found = self.ring.chain(at, &mut positions.avail, memory, true, &mut pieces);
             let Ok(found) = found else {
-                self.active.fail();
+                self.active.fail(self.number);
                 return self.give_up(positions, start, first, batch, DropReason::RingFull);
             };
             let Some(Found { id, slots, good }) = found else {
@@ -376,9 +392,15 @@ impl<'a, R: Virtq> Path<'a, R> {
         if batch.chains.is_empty() {
             return false;
         }
-        for chain in &batch.chains {
+        // The first last: a packed ring's used descriptors are seen as they are written, and a driver that sees the first
+        // buffer of a frame takes the others to be there.
+        for chain in batch.chains.iter().rev() {
             self.ring.put_used(chain.at, chain.id, chain.used.min(chain.room));
         }
         self.finish(batch.start, batch.end)
     }
 }
+
+#[cfg(test)]
+#[path = "rx_tests.rs"]
+mod tests;

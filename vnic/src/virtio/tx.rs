@@ -8,7 +8,7 @@ use arrayvec::ArrayVec;
 use dataplane::{Arm, BURST, Burst, DropReason, Ingress, MAX_FRAME_SLICES, Offload, Sink, VNET_LEN, VnetHeader};
 use sharedmem::{MemTable, Slice, SpanHint};
 
-use super::card::{Active, Card, TxState};
+use super::card::{Active, Card, ERRORS, TxState};
 use super::chain::single;
 use super::features::{self, header_len};
 use super::ring::{Broken, Found, Virtq, Virtqueue};
@@ -39,7 +39,7 @@ impl Ingress for TxQueue {
     #[inline]
     fn poll(&mut self, sink: &mut dyn Sink) -> usize {
         let guard = self.card.active.load();
-        let Some(active) = guard.as_ref().filter(|a| !a.failed()) else { return 0 };
+        let Some(active) = guard.as_ref().filter(|a| !a.failed(self.pair * 2 + 1)) else { return 0 };
         let Some(queue) = active.tx.get(self.pair).and_then(Option::as_ref) else { return 0 };
         let (card, pair, hint) = (&*self.card, self.pair, &mut self.hint);
         match &queue.ring {
@@ -50,7 +50,7 @@ impl Ingress for TxQueue {
 
     fn arm(&mut self) -> Arm {
         let guard = self.card.active.load();
-        let Some(active) = guard.as_ref().filter(|a| !a.failed()) else { return Arm::Quiet };
+        let Some(active) = guard.as_ref().filter(|a| !a.failed(self.pair * 2 + 1)) else { return Arm::Quiet };
         let Some(queue) = active.tx.get(self.pair).and_then(Option::as_ref) else { return Arm::Quiet };
         let Some(kick) = self.kick() else { return Arm::Cannot };
         queue.state.armed.store(true, Ordering::Relaxed);
@@ -102,10 +102,7 @@ impl<R: Virtq> Serving<'_, R> {
         match self.ring.singles(next, &mut known, &mut ids) {
             Ok(0) => self.chain(next, hint, sink),
             Ok(n) if !self.ring.faulted() => self.serve(next, &ids[..n], hint, sink),
-            Ok(_) | Err(Broken) => {
-                self.active.fail();
-                0
-            }
+            Ok(_) | Err(Broken) => self.give_up(),
         }
     }
 
@@ -132,14 +129,22 @@ impl<R: Virtq> Serving<'_, R> {
         }
         let mut burst = Burst::new();
         let Some(found) = self.any(&mut burst, hint, next).filter(|_| !self.ring.faulted()) else {
-            self.active.fail();
-            return 0;
+            return self.give_up();
         };
         sink.forward(&burst);
         drop(burst);
         self.ring.put_used(next, found.id, 0);
         self.finish(next, next.wrapping_add(found.slots));
         1
+    }
+
+    /// The queue is of no use, and the VMM is told.
+    #[cold]
+    fn give_up(&self) -> usize {
+        let queue = self.pair * 2 + 1;
+        self.active.fail(queue);
+        self.card.interrupts.raise(ERRORS + queue);
+        0
     }
 
     /// Publishes the used entries before `after`.

@@ -14,10 +14,11 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use arc_swap::ArcSwapOption;
 use arrayvec::ArrayVec;
 use dataplane::PortState;
-use sharedmem::{DmaError, DmaMap, Ring, SharedPage};
+use sharedmem::{DmaError, DmaMap, SharedPage, WideRing};
 
 use super::interrupts::Lines;
-use super::shared_area::{Conf, MAX_RX_QUEUES, MAX_TX_QUEUES, Part, Place, StartError, Words, at};
+use super::rss::Rss;
+use super::shared_area::{Conf, DataRing, MAX_RX_QUEUES, MAX_TX_QUEUES, Part, Place, StartError, Words, at};
 use super::stats::{RxStats, TxStats};
 
 /// A place in a ring and the generation its descriptors have there: it starts at 1 and flips each
@@ -148,18 +149,20 @@ impl Run {
 #[derive(Clone, Debug)]
 pub struct TxRings {
     /// Descriptors.
-    pub ring: Ring<4>,
+    pub ring: WideRing,
     /// Completions.
-    pub completions: Ring<4>,
+    pub completions: WideRing,
 }
 
 /// The rings of a receive queue.
 #[derive(Clone, Debug)]
 pub struct RxRings {
     /// Ring 1 and, where the driver has one, ring 2.
-    pub rings: (Ring<4>, Option<Ring<4>>),
+    pub rings: (WideRing, Option<WideRing>),
     /// Completions.
-    pub completions: Ring<4>,
+    pub completions: WideRing,
+    /// Where short frames go.
+    pub data: Option<DataRing>,
 }
 
 /// A card that runs: its rings in one DMA map. Replaced as a whole when the map changes.
@@ -175,19 +178,29 @@ pub struct Active {
     pub tx: ArrayVec<TxRings, MAX_TX_QUEUES>,
     /// Receive queues.
     pub rx: ArrayVec<RxRings, MAX_RX_QUEUES>,
+    /// How frames are spread over the receive queues; without it all go to the first.
+    pub rss: Option<Arc<Rss>>,
     /// What outlives a change of map.
     pub run: Arc<Run>,
 }
 
-fn resolve(map: &DmaMap, place: Place, part: Part) -> Result<Ring<4>, StartError> {
-    map.ring::<4>(place.iova, place.count).map_err(|e: DmaError| StartError::Memory(part, e))
+fn resolve(map: &DmaMap, place: Place, part: Part) -> Result<WideRing, StartError> {
+    let ring = map.ring::<4>(place.iova, place.count).map_err(|e| StartError::Memory(part, e))?;
+    ring.wide().ok_or(StartError::Memory(part, DmaError::Shape))
+}
+
+/// Checks that the whole of a data ring of `count` entries is there.
+fn check_data(map: &DmaMap, data: DataRing, count: u32, part: Part) -> Result<(), StartError> {
+    // Neither is more than a few thousand: see where they are read.
+    let words = data.size / 4 * count;
+    map.ring::<1>(data.iova, words).map(|_| ()).map_err(|e| StartError::Memory(part, e))
 }
 
 impl Active {
     /// Looks the rings of `run` up in `map`.
-    pub fn bind(run: Arc<Run>, map: Arc<DmaMap>) -> Result<Active, StartError> {
+    pub fn bind(run: Arc<Run>, map: Arc<DmaMap>, rss: Option<Arc<Rss>>) -> Result<Active, StartError> {
         let (area, queues) = run.conf.memory(&map)?;
-        let mut active = Active { area, queues, tx: ArrayVec::new(), rx: ArrayVec::new(), run, map };
+        let mut active = Active { area, queues, tx: ArrayVec::new(), rx: ArrayVec::new(), rss, run, map };
         for (q, conf) in active.run.conf.tx.iter().enumerate() {
             let ring = resolve(&active.map, conf.ring, Part::Tx(q))?;
             let completions = resolve(&active.map, conf.completions, Part::TxCompletions(q))?;
@@ -197,7 +210,10 @@ impl Active {
             let first = resolve(&active.map, conf.ring, Part::Rx(q, 0))?;
             let second = conf.ring2.map(|place| resolve(&active.map, place, Part::Rx(q, 1))).transpose()?;
             let completions = resolve(&active.map, conf.completions, Part::RxCompletions(q))?;
-            active.rx.push(RxRings { rings: (first, second), completions });
+            if let Some(data) = conf.data {
+                check_data(&active.map, data, conf.ring.count, Part::RxData(q))?;
+            }
+            active.rx.push(RxRings { rings: (first, second), completions, data: conf.data });
         }
         Ok(active)
     }
@@ -207,9 +223,7 @@ impl Active {
         let rings = self.tx.iter().map(|q| &q.completions).chain(self.rx.iter().map(|q| &q.completions));
         for ring in rings {
             for index in 0..ring.count() {
-                for word in 0..4 {
-                    ring.store(index, word, 0);
-                }
+                ring.store(index, 0, 0);
             }
         }
     }

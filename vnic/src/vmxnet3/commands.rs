@@ -10,8 +10,10 @@ use sharedmem::DmaError;
 
 use super::Vmxnet3;
 use super::active::{Active, Run};
+use super::moderation::{SCHEME_LEN, Scheme};
 use super::registers::{mac_high, mac_low};
-use super::shared_area::{Conf, QUEUE_LEN, StartError, at, queue};
+use super::rss::{Rss, field};
+use super::shared_area::{Conf, MAX_RX_QUEUES, MAX_TX_QUEUES, QUEUE_LEN, StartError, Words, at, feature, queue};
 
 /// Start the card with the driver-shared area at DSAL/DSAH; result 0 when it runs.
 pub const ACTIVATE_DEV: u32 = 0xcafe_0000;
@@ -25,9 +27,9 @@ pub const UPDATE_RX_MODE: u32 = 0xcafe_0003;
 pub const UPDATE_MAC_FILTERS: u32 = 0xcafe_0004;
 /// Read the VLAN table anew.
 pub const UPDATE_VLAN_FILTERS: u32 = 0xcafe_0005;
-/// Read the RSS table anew: there is one receive queue in use.
+/// Read the RSS configuration anew.
 pub const UPDATE_RSSIDT: u32 = 0xcafe_0006;
-/// Read the interrupt moderation levels anew: interrupts are moderated by the burst.
+/// Read the interrupt moderation levels anew: they are not used, see [`SET_COALESCE`].
 pub const UPDATE_IML: u32 = 0xcafe_0007;
 /// Read the wake-up patterns anew: nothing sleeps.
 pub const UPDATE_PMCFG: u32 = 0xcafe_0008;
@@ -35,10 +37,14 @@ pub const UPDATE_PMCFG: u32 = 0xcafe_0008;
 pub const UPDATE_FEATURE: u32 = 0xcafe_0009;
 /// Load a plug-in (Linux's number): refused.
 pub const LOAD_PLUGIN: u32 = 0xcafe_000b;
-/// Revision 3: set interrupt coalescing; refused.
+/// Revision 3: set interrupt moderation to the scheme that the command's data name.
 pub const SET_COALESCE: u32 = 0xcafe_000e;
 /// Revision 3: register memory regions; refused, as no driver needs it granted.
 pub const REGISTER_MEMREGS: u32 = 0xcafe_000f;
+/// Revision 4: set the kinds of frame whose ports are hashed too.
+pub const SET_RSS_FIELDS: u32 = 0xcafe_0010;
+/// Revision 7: the buffer sizes the driver uses, as a hint.
+pub const SET_RING_BUFFER_SIZE: u32 = 0xcafe_0013;
 /// Write stopped and error of each queue into its descriptor.
 pub const GET_QUEUE_STATUS: u32 = 0xf00d_0000;
 /// Write the statistics of each queue into its descriptor.
@@ -61,8 +67,14 @@ pub const GET_CONF_INTR: u32 = 0xf00d_0008;
 pub const GET_ADAPTIVE_RING_INFO: u32 = 0xf00d_0009;
 /// Revision 3: bytes per entry of the transmit data ring.
 pub const GET_TXDATA_DESC_SIZE: u32 = 0xf00d_000a;
-/// Revision 3: read interrupt coalescing; refused.
+/// Revision 3: write the scheme of interrupt moderation where the command's data say.
 pub const GET_COALESCE: u32 = 0xf00d_000b;
+/// Revision 4: the kinds of frame whose ports are hashed too.
+pub const GET_RSS_FIELDS: u32 = 0xf00d_000c;
+/// Revision 6: most transmit queues in the low byte, most receive queues in the next.
+pub const GET_MAX_QUEUES_CONF: u32 = 0xf00d_000f;
+/// Revision 7: the capabilities in force.
+pub const GET_DCR0_REG: u32 = 0xf00d_0012;
 
 /// What a refused or unknown command reads back as.
 pub const FAILURE: u32 = 0xffff_ffff;
@@ -77,6 +89,7 @@ impl Vmxnet3 {
     /// Carries a command out and returns its result.
     pub(super) fn command(&mut self, command: u32) -> u32 {
         self.look_for_failure();
+        let revision = self.registers.revision;
         match command {
             ACTIVATE_DEV => self.activate(),
             QUIESCE_DEV => {
@@ -89,13 +102,16 @@ impl Vmxnet3 {
                 0
             }
             UPDATE_RX_MODE | UPDATE_MAC_FILTERS | UPDATE_VLAN_FILTERS => self.update_filter(command),
-            UPDATE_FEATURE => {
-                if let Some(active) = self.card.active.load().as_ref() {
-                    active.run.features.store(active.area.load64(at::FEATURES), Ordering::Relaxed);
-                }
-                0
-            }
-            UPDATE_RSSIDT | UPDATE_IML | UPDATE_PMCFG => 0,
+            UPDATE_FEATURE => self.update_features(),
+            UPDATE_RSSIDT => self.update_rss(),
+            SET_COALESCE if revision >= 3 => self.set_moderation(),
+            GET_COALESCE if revision >= 3 => self.moderation(),
+            SET_RSS_FIELDS if revision >= 4 => self.set_rss_fields(),
+            GET_RSS_FIELDS if revision >= 4 => self.rss_fields,
+            GET_MAX_QUEUES_CONF if revision >= 6 => MAX_TX_QUEUES as u32 | (MAX_RX_QUEUES as u32) << 8,
+            GET_DCR0_REG if revision >= 7 => self.registers.capabilities,
+            SET_RING_BUFFER_SIZE if revision >= 7 => 0,
+            UPDATE_IML | UPDATE_PMCFG => 0,
             GET_QUEUE_STATUS => self.queue_status(),
             GET_STATS => self.statistics(),
             GET_LINK if self.card.state.link_up() => SPEED << 16 | 1,
@@ -125,8 +141,10 @@ impl Vmxnet3 {
     }
 
     fn start(&mut self) -> Result<(), StartError> {
-        let conf = Conf::read(&self.map, self.registers.area)?;
-        let active = Active::bind(Arc::new(Run::new(conf)), self.map.clone())?;
+        let conf = Conf::read(&self.map, self.registers.area, self.registers.revision)?;
+        let mut active = Active::bind(Arc::new(Run::new(conf)), self.map.clone(), None)?;
+        self.rss = self.read_rss(&active)?;
+        active.rss.clone_from(&self.rss);
         active.clear_completions();
         active.area.store(at::EVENTS, 0);
         self.filter.read(&active.area, &active.map);
@@ -150,6 +168,76 @@ impl Vmxnet3 {
             tracing::warn!("{sentence}");
             self.complaint = Some(sentence);
         }
+    }
+
+    /// The features that may change while the card runs.
+    fn update_features(&mut self) -> u32 {
+        if let Some(active) = self.card.active.load().as_ref() {
+            active.run.features.store(active.area.load64(at::FEATURES), Ordering::Relaxed);
+        }
+        self.update_rss()
+    }
+
+    fn read_rss(&self, active: &Active) -> Result<Option<Arc<Rss>>, StartError> {
+        if !active.run.wants(feature::RSS) {
+            return Ok(None);
+        }
+        Ok(Some(Arc::new(Rss::read(&active.area, &active.map, active.rx.len(), self.rss_fields)?)))
+    }
+
+    /// Reads the configuration of receive side scaling anew; one that makes no sense changes nothing.
+    fn update_rss(&mut self) -> u32 {
+        let guard = self.card.active.load();
+        let Some(active) = guard.as_ref() else { return 0 };
+        match self.read_rss(active) {
+            Ok(None) if self.rss.is_none() => 0,
+            Ok(rss) => {
+                drop(guard);
+                self.rss = rss;
+                self.rebind();
+                0
+            }
+            Err(error) => {
+                drop(guard);
+                self.complain(&error);
+                FAILURE
+            }
+        }
+    }
+
+    fn set_rss_fields(&mut self) -> u32 {
+        if let Some(active) = self.card.active.load().as_ref() {
+            self.rss_fields = active.area.load(at::COMMAND) & field::ALL;
+        }
+        self.update_rss()
+    }
+
+    /// The memory that the command's data name, if it has room for a scheme of moderation.
+    fn scheme_memory(active: &Active) -> Option<Words> {
+        let (len, iova) = (active.area.load(at::COMMAND + 4), active.area.load64(at::COMMAND + 8));
+        if len < SCHEME_LEN {
+            return None;
+        }
+        Words::new(&active.map, iova, SCHEME_LEN).ok()
+    }
+
+    fn set_moderation(&mut self) -> u32 {
+        let guard = self.card.active.load();
+        let Some(words) = guard.as_ref().and_then(|active| Self::scheme_memory(active)) else { return FAILURE };
+        let Some(scheme) = Scheme::from_words(std::array::from_fn(|i| words.load(i as u32 * 4))) else {
+            return FAILURE;
+        };
+        self.card.lines.moderation.set(scheme);
+        0
+    }
+
+    fn moderation(&self) -> u32 {
+        let guard = self.card.active.load();
+        let Some(words) = guard.as_ref().and_then(|active| Self::scheme_memory(active)) else { return FAILURE };
+        for (i, word) in self.card.lines.moderation.scheme().words().into_iter().enumerate() {
+            words.store(i as u32 * 4, word);
+        }
+        0
     }
 
     fn update_filter(&mut self, command: u32) -> u32 {

@@ -13,6 +13,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering, fence};
 
 use super::active::{Active, Card};
+use super::moderation::{Moderation, Work};
 use super::registers::IMR_STRIDE;
 use super::shared_area::{MAX_VECTORS, at};
 use crate::irq::{Interrupts, IrqKind};
@@ -28,12 +29,14 @@ pub struct Lines {
     pending: AtomicU32,
     /// Vectors behind the INTx level, a bit each; what ICR tells.
     cause: AtomicU32,
+    /// How long a vector waits for more to say.
+    pub moderation: Moderation,
 }
 
 impl Lines {
     /// Nothing pending.
     pub fn new(interrupts: Arc<Interrupts>) -> Lines {
-        Lines { interrupts, pending: AtomicU32::new(0), cause: AtomicU32::new(0) }
+        Lines { interrupts, pending: AtomicU32::new(0), cause: AtomicU32::new(0), moderation: Moderation::new() }
     }
 }
 
@@ -45,6 +48,14 @@ impl Card {
 
     fn set_mask(&self, vector: u8) {
         self.page.slice().store_u32(usize::from(vector) * IMR_STRIDE, 1);
+    }
+
+    /// Tells the driver of `work` by `vector`, as soon as the moderation it asked for allows.
+    #[inline]
+    pub fn tell(&self, active: &Active, vector: u8, work: Work) {
+        if !self.lines.moderation.holds(vector, work) {
+            self.notify(active, vector);
+        }
     }
 
     /// Raises `vector` now if the driver lets it, else when it does. Makes a system call when it raises.
@@ -88,11 +99,15 @@ impl Card {
         if pending != 0 {
             self.raise_each(active, pending);
         }
+        if self.lines.moderation.holding() {
+            let due = self.lines.moderation.take_due();
+            vectors(due).for_each(|vector| self.notify(active, vector));
+        }
     }
 
     #[cold]
     fn raise_each(&self, active: &Active, pending: u32) {
-        for vector in (0..MAX_VECTORS as u8).filter(|v| pending >> v & 1 == 1) {
+        for vector in vectors(pending) {
             if !self.masked(active, vector)
                 && self.lines.pending.fetch_and(!(1 << vector), Ordering::SeqCst) >> vector & 1 == 1
             {
@@ -112,7 +127,7 @@ impl Card {
         }
         let auto_mask = self.active.load().as_ref().is_some_and(|a| a.run.conf.auto_mask);
         if auto_mask {
-            (0..MAX_VECTORS as u8).filter(|v| cause >> v & 1 == 1).for_each(|v| self.set_mask(v));
+            vectors(cause).for_each(|v| self.set_mask(v));
         }
         u32::from(cause != 0)
     }
@@ -121,6 +136,12 @@ impl Card {
     pub fn quiet(&self) {
         self.lines.pending.store(0, Ordering::SeqCst);
         self.lines.cause.store(0, Ordering::SeqCst);
+        self.lines.moderation.forget();
         self.lines.interrupts.set_level(false);
     }
+}
+
+/// The vectors whose bit is set.
+fn vectors(bits: u32) -> impl Iterator<Item = u8> {
+    (0..MAX_VECTORS as u8).filter(move |v| bits >> v & 1 == 1)
 }

@@ -1,4 +1,4 @@
-//! vmxnet3, VMware's paravirtual card (PCI 15AD:07B0), revision 1 of the device.
+//! vmxnet3, VMware's paravirtual card (PCI 15AD:07B0), revisions 1, 2, 3 and 7 of the device.
 //!
 //! The control half is [`Vmxnet3`]: registers and commands, one at a time, on the control thread. When the
 //! driver activates the card, its rings are read out of the shared area, checked, and published as one
@@ -11,10 +11,11 @@
 //! | `commands` | what a write to CMD does |
 //! | `shared_area` | where things lie in the driver's memory, read once and checked |
 //! | `active` | what control and workers share |
-//! | `tx`, `rx` | the rings |
-//! | `checksums` | what a receive completion says of them |
+//! | `tx`, `rx`, `rx_ring` | the rings |
+//! | `rss` | which receive queue a frame goes to |
+//! | `completion`, `checksums` | what a receive completion says |
 //! | `filter` | receive mode, group addresses, VLANs |
-//! | `interrupts` | masks, pending vectors, INTx |
+//! | `interrupts`, `moderation` | masks, pending vectors, INTx; how many completions one interrupt tells of |
 //! | `stats` | the counters the driver reads |
 //!
 //! Nothing here trusts the guest: [`DeviceModel::read`] and [`DeviceModel::write`] with arbitrary arguments over a
@@ -23,10 +24,15 @@
 mod active;
 mod checksums;
 pub mod commands;
+mod completion;
+mod fast;
 mod filter;
 mod interrupts;
+mod moderation;
 pub mod registers;
+mod rss;
 mod rx;
+mod rx_ring;
 pub mod shared_area;
 mod stats;
 mod tx;
@@ -42,7 +48,9 @@ use wire::Mac;
 use self::active::{Active, Card, Run};
 use self::filter::Filter;
 use self::interrupts::Lines;
+use self::moderation::Scheme;
 use self::registers::{BAR_LEN, IMR_STRIDE, Registers, event, msix_table, profile};
+use self::rss::{Rss, field};
 use self::shared_area::{MAX_TX_QUEUES, MAX_VECTORS};
 use crate::device::{BadAccess, DeviceModel, PciProfile, Setup};
 
@@ -59,6 +67,10 @@ pub struct Vmxnet3 {
     filter: Filter,
     /// Set from activation to stop; kept while the VMM has the rings unmapped.
     run: Option<Arc<Run>>,
+    /// How frames are spread over the receive queues, while the card runs.
+    rss: Option<Arc<Rss>>,
+    /// Kinds of frame whose ports are hashed too.
+    rss_fields: u32,
     /// The last sentence logged about a failed start.
     complaint: Option<String>,
 }
@@ -82,6 +94,8 @@ impl Vmxnet3 {
             msix: msix_table(),
             filter: Filter::default(),
             run: None,
+            rss: None,
+            rss_fields: field::TCP,
             complaint: None,
         };
         model.mask_all();
@@ -95,6 +109,16 @@ impl Vmxnet3 {
         self.card.tx_queues.store(queues, Ordering::Release);
         self.grace.wake();
         self.publish_filter();
+    }
+
+    /// Shows the workers what changed in how frames are spread; the rings go on where they are.
+    fn rebind(&mut self) {
+        let Some(run) = self.run.clone() else { return };
+        if self.card.active.load().is_some()
+            && let Ok(active) = Active::bind(run, self.map.clone(), self.rss.clone())
+        {
+            self.card.active.store(Some(Arc::new(active)));
+        }
     }
 
     /// Takes the rings away from the workers; when it returns, none of them touches guest memory.
@@ -111,6 +135,8 @@ impl Vmxnet3 {
     fn stop(&mut self) {
         self.take_out_of_use();
         self.run = None;
+        (self.rss, self.rss_fields) = (None, field::TCP);
+        self.card.lines.moderation.set(Scheme::default());
         self.filter = Filter::default();
         self.card.clear_events();
     }
@@ -163,7 +189,7 @@ impl DeviceModel for Vmxnet3 {
         self.map = map;
         self.look_for_failure();
         let Some(run) = self.run.clone() else { return };
-        match Active::bind(run, self.map.clone()) {
+        match Active::bind(run, self.map.clone(), self.rss.clone()) {
             // The positions are shared by the old value and the new: a worker in the middle of a turn loses nothing.
             Ok(active) => self.put_in_use(active),
             Err(error) => {

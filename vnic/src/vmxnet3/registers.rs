@@ -40,6 +40,10 @@ pub const MACH: u32 = 0x30;
 pub const ICR: u32 = 0x38;
 /// BAR1: events; writing ones acknowledges them.
 pub const ECR: u32 = 0x40;
+/// BAR1, revision 7: what the device can do, a bit each; the driver writes what it wants of it.
+pub const DCR: u32 = 0x48;
+/// BAR1, revision 7: what of that it can do while it is passed through.
+pub const PTCR: u32 = 0x88;
 
 /// Events (`VMXNET3_EVENT_*`).
 pub mod event {
@@ -51,9 +55,12 @@ pub mod event {
     pub const LINK: u32 = 4;
 }
 
-/// Revision 1 of the device, and no other: later revisions add obligations (completion coalescing, larger data
-/// rings, receive data rings) that bring nothing here.
-const REVISIONS: u32 = 1;
+/// Revisions of the device, bit n for n + 1: 1, 2 (large segments told in completions), 3 (data rings, moderation) and 7
+/// (all queues, fields to hash by). Not 4 to 6: their drivers take it for granted that the device cuts and sums
+/// what is in tunnels; in revision 7 that is asked for, in [`CAPABILITIES`].
+const REVISIONS: u32 = 1 << 0 | 1 << 1 | 1 << 2 | 1 << 6;
+/// Revision 7's capabilities (`VMXNET3_CAP_*`): hashing by the fields of UDP, and of ESP over IPv4 and IPv6.
+pub const CAPABILITIES: u32 = 1 << 0 | 1 << 1 | 1 << 9;
 const UPT_VERSIONS: u32 = 1;
 /// The mask word of an MSI-X table entry.
 const MSIX_CONTROL: usize = 12;
@@ -99,12 +106,16 @@ pub struct Registers {
     mac_low: u32,
     /// The card's address as the driver sees it.
     pub mac: Mac,
+    /// The revision the driver chose; 1 until it does.
+    pub revision: u8,
+    /// Those of [`CAPABILITIES`] that the driver wants.
+    pub capabilities: u32,
 }
 
 impl Registers {
     /// As after power-on: the card has its burned-in address.
     pub fn new(mac: Mac) -> Registers {
-        Registers { area: 0, result: 0, mac_low: mac_low(mac), mac }
+        Registers { area: 0, result: 0, mac_low: mac_low(mac), mac, revision: 1, capabilities: 0 }
     }
 }
 
@@ -200,13 +211,15 @@ impl Vmxnet3 {
             MACH => mac_high(self.registers.mac),
             ICR => self.card.take_cause(),
             ECR => self.card.pending_events(),
-            // Also DCR and PTCR of later revisions: no capability.
+            DCR | PTCR => CAPABILITIES,
             _ => 0,
         }
     }
 
     fn write_register(&mut self, offset: u32, value: u32) {
         match offset {
+            VRRS => self.choose_revision(value),
+            DCR => self.registers.capabilities = value & CAPABILITIES,
             DSAL => {
                 self.registers.area = u64::from(value);
                 // A driver takes its memory away with 0.
@@ -224,6 +237,13 @@ impl Vmxnet3 {
             }
             ECR => self.card.acknowledge(value),
             _ => {}
+        }
+    }
+
+    /// The driver says which of the revisions offered it knows best.
+    fn choose_revision(&mut self, value: u32) {
+        if let Some(highest) = (value & REVISIONS).checked_ilog2() {
+            self.registers.revision = highest as u8 + 1;
         }
     }
 }

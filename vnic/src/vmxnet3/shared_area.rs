@@ -8,6 +8,8 @@ use std::fmt;
 use arrayvec::ArrayVec;
 use sharedmem::{DmaError, DmaMap, Ring};
 
+use super::rss::RssError;
+
 /// Value of the first word of the driver-shared area (`VMXNET3_REV1_MAGIC`).
 pub const MAGIC: u32 = 0xbabe_fee1;
 /// Length of the driver-shared area in bytes.
@@ -47,8 +49,12 @@ pub mod at {
     pub const GROUPS: u32 = 128;
     /// VLAN filter, a bit per VLAN identifier: 128 words.
     pub const VLANS: u32 = 136;
+    /// Receive side scaling: version, length (32 bits each) and address (64 bits) of its configuration.
+    pub const RSS: u32 = 648;
     /// Events the device reports.
     pub const EVENTS: u32 = 696;
+    /// What some commands are about, 16 bytes: a value, or version, length and address as at [`RSS`].
+    pub const COMMAND: u32 = 704;
 }
 
 /// Offsets in a queue descriptor. Transmit and receive differ in the rings only.
@@ -65,7 +71,9 @@ pub mod queue {
     pub const RING2_COUNT: u32 = 60;
     /// Descriptors in the completion ring.
     pub const COMPLETION_COUNT: u32 = 64;
-    /// Interrupt vector (low byte).
+    /// Receive, revision 3: address of the data ring, 64 bits.
+    pub const DATA: u32 = 48;
+    /// Interrupt vector (low byte); in the upper 16 bits, revision 3, the bytes of an entry of the data ring.
     pub const VECTOR: u32 = 72;
     /// Status written by the device: stopped (low byte).
     pub const STOPPED: u32 = 80;
@@ -79,8 +87,12 @@ pub mod queue {
 pub mod feature {
     /// Verify receive checksums.
     pub const RX_CSUM: u64 = 1;
+    /// Spread what is received over the receive queues.
+    pub const RSS: u64 = 2;
     /// Take 802.1Q tags out of received frames.
     pub const RX_VLAN: u64 = 4;
+    /// Receive TCP segments larger than the wire's.
+    pub const LRO: u64 = 8;
 }
 
 /// Ring sizes are a multiple of this (`VMXNET3_RING_SIZE_ALIGN`).
@@ -89,6 +101,12 @@ const SIZE_ALIGN: u32 = 32;
 const MAX_RING: u32 = 4096;
 /// Most descriptors in a receive completion ring.
 const MAX_RX_COMPLETIONS: u32 = 8192;
+/// Entries of a receive data ring are a multiple of this long, in bytes (`VMXNET3_RXDATA_DESC_SIZE_ALIGN`).
+const DATA_ALIGN: u32 = 64;
+/// Longest entry of a receive data ring in bytes (`VMXNET3_RXDATA_DESC_MAX_SIZE`).
+const MAX_DATA: u32 = 2048;
+/// The revision that has receive data rings.
+const DATA_REVISION: u8 = 3;
 
 /// A piece of guest memory as an array of words with byte offsets.
 #[derive(Clone, Debug)]
@@ -103,6 +121,11 @@ impl Words {
     /// The word at byte offset `at`; 0 beyond the end.
     pub fn load(&self, at: u32) -> u32 {
         if at / 4 < self.0.count() { self.0.load(at / 4, 0) } else { 0 }
+    }
+
+    /// The byte at `at`; 0 beyond the end.
+    pub fn load8(&self, at: u32) -> u8 {
+        (self.load(at & !3) >> (at % 4 * 8)) as u8
     }
 
     /// The 64-bit value at `at`, as two words.
@@ -139,6 +162,8 @@ pub enum Part {
     Rx(usize, usize),
     /// The completion ring of a receive queue.
     RxCompletions(usize),
+    /// The data ring of a receive queue.
+    RxData(usize),
 }
 
 impl fmt::Display for Part {
@@ -150,6 +175,7 @@ impl fmt::Display for Part {
             Part::TxCompletions(q) => write!(f, "the completion ring of TX queue {q}"),
             Part::Rx(q, ring) => write!(f, "ring {} of RX queue {q}", ring + 1),
             Part::RxCompletions(q) => write!(f, "the completion ring of RX queue {q}"),
+            Part::RxData(q) => write!(f, "the data ring of RX queue {q}"),
         }
     }
 }
@@ -175,6 +201,12 @@ pub enum StartError {
     /// An interrupt vector the card does not have.
     #[error("{0} uses interrupt vector {1}; there are {MAX_VECTORS}")]
     Vector(Part, u8),
+    /// Entries of a data ring that are too long, or not a multiple of 64.
+    #[error("{0} has entries of {1} bytes, not a multiple of {DATA_ALIGN} up to {MAX_DATA}")]
+    DataSize(Part, u32),
+    /// The configuration of receive side scaling.
+    #[error("receive side scaling: {0}")]
+    Rss(#[from] RssError),
 }
 
 /// Where a ring lies.
@@ -197,6 +229,15 @@ pub struct TxConf {
     pub vector: u8,
 }
 
+/// A receive data ring: an entry for each descriptor of ring 1, that short frames are copied into.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct DataRing {
+    /// Guest address.
+    pub iova: u64,
+    /// Bytes of an entry.
+    pub size: u32,
+}
+
 /// A receive queue as the driver configured it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RxConf {
@@ -206,6 +247,8 @@ pub struct RxConf {
     pub ring2: Option<Place>,
     /// Completions.
     pub completions: Place,
+    /// Where short frames go.
+    pub data: Option<DataRing>,
     /// Interrupt vector, below [`MAX_VECTORS`].
     pub vector: u8,
 }
@@ -219,8 +262,12 @@ pub struct Conf {
     pub queues: u64,
     /// UPT features ([`feature`]).
     pub features: u64,
+    /// Revision of the device that the driver chose, from 1 on.
+    pub revision: u8,
     /// Payload size in bytes, as the driver wrote it.
     pub mtu: u32,
+    /// Most buffers the driver takes for one large segment; 0 when it does not say.
+    pub max_pieces: u16,
     /// True when the device masks a vector when it raises it.
     pub auto_mask: bool,
     /// Vector of link and error events.
@@ -232,15 +279,14 @@ pub struct Conf {
 }
 
 impl Conf {
-    /// Reads the area at `area` and the queue descriptors it names.
-    pub fn read(map: &DmaMap, area: u64) -> Result<Conf, StartError> {
+    /// Reads the area at `area` and the queue descriptors it names, for a driver of `revision`.
+    pub fn read(map: &DmaMap, area: u64, revision: u8) -> Result<Conf, StartError> {
         let words = Words::new(map, area, AREA_LEN).map_err(|e| StartError::Memory(Part::Area, e))?;
         let magic = words.load(at::MAGIC);
         if magic != MAGIC {
             return Err(StartError::Magic(magic));
         }
-        let counts = words.load(at::QUEUE_COUNTS).to_le_bytes();
-        let (tx, rx) = (counts[2], counts[3]);
+        let [pieces @ .., tx, rx] = words.load(at::QUEUE_COUNTS).to_le_bytes();
         if !(1..=MAX_TX_QUEUES).contains(&tx.into()) || !(1..=MAX_RX_QUEUES).contains(&rx.into()) {
             return Err(StartError::QueueCount(tx, rx));
         }
@@ -249,7 +295,9 @@ impl Conf {
             area,
             queues: words.load64(at::QUEUES),
             features: words.load64(at::FEATURES),
+            revision,
             mtu: words.load(at::MTU),
+            max_pieces: u16::from_le_bytes(pieces),
             auto_mask: auto_mask != 0,
             event_vector: vector(Part::Area, event_vector)?,
             tx: ArrayVec::new(),
@@ -264,7 +312,7 @@ impl Conf {
             conf.tx.push(tx_queue(&queues, q)?);
         }
         for q in 0..usize::from(rx) {
-            conf.rx.push(rx_queue(&queues, q, q + usize::from(tx))?);
+            conf.rx.push(rx_queue(&queues, q, q + usize::from(tx), revision)?);
         }
         Ok(conf)
     }
@@ -302,7 +350,18 @@ fn tx_queue(queues: &Words, q: usize) -> Result<TxConf, StartError> {
     })
 }
 
-fn rx_queue(queues: &Words, q: usize, index: usize) -> Result<RxConf, StartError> {
+/// The data ring of a receive queue, where its driver knows of such and has one.
+fn data_ring(iova: u64, size: u32, revision: u8, part: Part) -> Result<Option<DataRing>, StartError> {
+    if revision < DATA_REVISION || size == 0 {
+        return Ok(None);
+    }
+    if size > MAX_DATA || !size.is_multiple_of(DATA_ALIGN) {
+        return Err(StartError::DataSize(part, size));
+    }
+    Ok(Some(DataRing { iova, size }))
+}
+
+fn rx_queue(queues: &Words, q: usize, index: usize, revision: u8) -> Result<RxConf, StartError> {
     let base = index as u32 * QUEUE_LEN;
     let (word, wide) = (|at| queues.load(base + at), |at| queues.load64(base + at));
     let first = place(wide(queue::RING), word(queue::RING_COUNT), MAX_RING, Part::Rx(q, 0))?;
@@ -320,6 +379,7 @@ fn rx_queue(queues: &Words, q: usize, index: usize) -> Result<RxConf, StartError
             MAX_RX_COMPLETIONS,
             Part::RxCompletions(q),
         )?,
+        data: data_ring(wide(queue::DATA), word(queue::VECTOR) >> 16, revision, Part::RxData(q))?,
         vector: vector(Part::Rx(q, 0), word(queue::VECTOR) as u8)?,
     })
 }

@@ -27,6 +27,8 @@ pub mod tx {
 
 /// Indices of the receive counters.
 pub mod rx {
+    /// Large segments that went whole; the bytes follow.
+    pub const LARGE: usize = 0;
     /// Frames for which there was no buffer.
     pub const NO_BUFFER: usize = 8;
     /// Frames that did not fit or whose buffer could not be written.

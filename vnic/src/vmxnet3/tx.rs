@@ -16,10 +16,12 @@ use std::sync::atomic::Ordering;
 
 use arrayvec::ArrayVec;
 use dataplane::{Arm, BURST, Burst, Csum, DropReason, Gso, Ingress, MAX_FRAME_SLICES, Offload, Sink};
-use sharedmem::{Access, DmaMap, Hint, Ring, Slice};
+use sharedmem::{Access, DmaMap, Hint, Slice, WideRing};
 use wire::Tag;
 
 use super::active::{Active, Card, Cursor, TxRings, TxState};
+use super::fast::harvest_plain;
+use super::moderation::Work;
 use super::registers::event;
 use super::stats::{Counts, tx as stat};
 
@@ -28,6 +30,8 @@ const LEN_MASK: u32 = 0x3fff;
 const LEN_ZERO: u32 = 1 << 14;
 const GENERATION: u32 = 1 << 14;
 const TYPE: u32 = 1 << 16;
+/// Revision 7 (`ext1`): what is asked for concerns the frame in a tunnel.
+const INNER: u32 = 1 << 17;
 const MSSCOF_SHIFT: u32 = 18;
 const HEADER_MASK: u32 = 0x3ff;
 const END: u32 = 1 << 12;
@@ -79,7 +83,7 @@ impl Ingress for TxQueue {
         }
         let (Some(rings), Some(state)) = (active.tx.get(self.slot), active.run.tx.get(self.slot)) else { return 0 };
         let next = state.next.get();
-        if !valid(rings.ring.load(next.index, 2), next) || state.error.load(Ordering::Relaxed) != 0 {
+        if !valid(rings.ring.upper(next.index) as u32, next) || state.error.load(Ordering::Relaxed) != 0 {
             return 0;
         }
         serve(&self.card, active, self.slot, rings, state, &mut self.hint, sink)
@@ -116,6 +120,9 @@ fn serve(
     let mut next = state.next.get();
     let mut broken = None;
     while burst.has_room() {
+        if harvest_plain(&active.map, hint, &rings.ring, &mut next, &mut burst, &mut ends) > 0 {
+            continue;
+        }
         match harvest(&active.map, hint, &rings.ring, &mut next, &mut burst) {
             Found::Nothing => break,
             Found::Frame { end, complete } => {
@@ -138,7 +145,7 @@ fn serve(
         drop(burst);
         complete(rings, state, &ends);
         if let (false, Some(conf)) = (ends.is_empty(), active.run.conf.tx.get(slot)) {
-            card.notify(active, conf.vector);
+            card.tell(active, conf.vector, Work::Sent(ends.len() as u32));
         }
     }
     if let Some(error) = broken {
@@ -148,42 +155,49 @@ fn serve(
     taken
 }
 
+/// The length of the frame whose only descriptor has this upper half, when it is plain: whole, in memory of the usual kind,
+/// with a completion wanted, and nothing asked for.
+#[inline(always)]
+pub(super) fn plain_desc(upper: u64, at: Cursor) -> Option<u32> {
+    const ASKED: u64 = (3 << 10 | TAG as u64) << 32 | TYPE as u64;
+    const WANTED: u64 = ((END | COMPLETE) as u64) << 32;
+    let word = upper as u32;
+    let plain = upper & (ASKED | WANTED) == WANTED && valid(word, at);
+    plain.then_some(if word & LEN_MASK == 0 { LEN_ZERO } else { word & LEN_MASK })
+}
+
 /// Takes the frame at `next` into the burst, if it is all there.
 #[inline]
-fn harvest<'m>(map: &'m DmaMap, hint: &mut Hint, ring: &Ring<4>, next: &mut Cursor, burst: &mut Burst<'m>) -> Found {
+fn harvest<'m>(map: &'m DmaMap, hint: &mut Hint, ring: &WideRing, next: &mut Cursor, burst: &mut Burst<'m>) -> Found {
     let mut pieces: ArrayVec<Slice<'m>, MAX_FRAME_SLICES> = ArrayVec::new();
     let mut at = *next;
-    let mut first = [0; 4];
+    let mut first = (0, 0);
     let mut len = 0;
     let mut good = true;
     for n in 0..ring.count().min(MAX_CHAIN) {
-        let desc = ring.read(at.index, 2);
-        if !valid(desc[2], at) {
+        let upper = ring.upper(at.index);
+        let (word2, word3) = (upper as u32, (upper >> 32) as u32);
+        if !valid(word2, at) {
             return Found::Nothing;
         }
         if n == 0 {
-            first = desc;
+            first = (word2, word3);
         }
-        let bytes = match desc[2] & LEN_MASK {
+        let bytes = match word2 & LEN_MASK {
             0 => LEN_ZERO,
             bytes => bytes,
         } as usize;
         len += bytes;
-        good = good && desc[2] & TYPE == 0 && gather(map, hint, address(&desc), bytes, &mut pieces);
+        good = good && word2 & TYPE == 0 && gather(map, hint, ring.lower(at.index), bytes, &mut pieces);
         let end = at.index;
         at.advance(ring.count());
-        if desc[3] & END != 0 {
+        if word3 & END != 0 {
             *next = at;
-            take(burst, &first, &pieces, len, good);
-            return Found::Frame { end, complete: desc[3] & COMPLETE != 0 };
+            take(burst, first, &pieces, len, good);
+            return Found::Frame { end, complete: word3 & COMPLETE != 0 };
         }
     }
     Found::Broken(if ring.count() > MAX_CHAIN { ERR_TOO_LONG } else { ERR_NO_END })
-}
-
-#[inline]
-fn address(desc: &[u32; 4]) -> u64 {
-    u64::from(desc[0]) | u64::from(desc[1]) << 32
 }
 
 /// Adds the memory at `iova` to the pieces; false when it is not all there or there are too many.
@@ -222,23 +236,41 @@ pub(super) fn resolve<'m, const N: usize>(
     true
 }
 
-/// Hands the frame to the burst, or counts it as bad.
+/// Hands the frame to the burst, or counts it as bad. `word2` and `word3` are those of its first descriptor.
 #[inline]
-fn take<'m>(burst: &mut Burst<'m>, first: &[u32; 4], pieces: &[Slice<'m>], len: usize, good: bool) {
+fn take<'m>(burst: &mut Burst<'m>, (word2, word3): (u32, u32), pieces: &[Slice<'m>], len: usize, good: bool) {
     if !good {
         return burst.reject(DropReason::BadDescriptor, len);
     }
-    let header = (first[3] & HEADER_MASK) as u16;
-    let msscof = (first[2] >> MSSCOF_SHIFT) as u16;
-    let offload = match first[3] >> 10 & 3 {
-        0 => Offload::default(),
-        2 => Offload { csum: Csum::Fill { start: header, at: msscof }, gso: None },
-        3 => Offload { csum: Csum::AsIs, gso: Some(Gso { mss: msscof, header }) },
-        // Encapsulation is a matter of later revisions than the one this card reports.
-        _ => return burst.reject(DropReason::BadOffload, len),
-    };
-    let tag = (first[3] & TAG != 0).then_some(Tag((first[3] >> 16) as u16));
+    let Some(offload) = offload(word2, word3) else { return burst.reject(DropReason::BadOffload, len) };
+    let tag = (word3 & TAG != 0).then_some(Tag((word3 >> 16) as u16));
     burst.push(pieces, tag, offload);
+}
+
+/// What the driver asks to be done; `None` for what this card never offered.
+#[inline]
+fn offload(word2: u32, word3: u32) -> Option<Offload> {
+    let (header, msscof) = ((word3 & HEADER_MASK) as u16, (word2 >> MSSCOF_SHIFT) as u16);
+    let start = match (word3 >> 10 & 3, word2 & INNER != 0) {
+        (0, _) => return Some(Offload::default()),
+        (2, false) => header,
+        (2, true) => inner_start(header, msscof)?,
+        (3, false) => return Some(Offload { csum: Csum::AsIs, gso: Some(Gso { mss: msscof, header }) }),
+        // Encapsulation of revisions 4 to 6, and segmentation in tunnels.
+        _ => return None,
+    };
+    Some(Offload { csum: Csum::Fill { start, at: msscof }, gso: None })
+}
+
+/// Where the L4 header of a frame in a tunnel starts. There a driver gives the end of that header and the place of the
+/// checksum in it (`vmxnet3_tq_xmit` of Linux's `vmxnet3_drv.c`): UDP's is in the last two bytes of eight, TCP's in bytes
+/// 16 and 17 of twenty or more.
+fn inner_start(end: u16, at: u16) -> Option<u16> {
+    match end.checked_sub(at)? {
+        2 => at.checked_sub(6),
+        4.. => at.checked_sub(16),
+        _ => None,
+    }
 }
 
 /// What the burst adds to the queue's statistics.
@@ -264,8 +296,7 @@ fn complete(rings: &TxRings, state: &TxState, ends: &[u32]) {
     let ring = &rings.completions;
     let mut at = state.completion.get();
     for &end in ends {
-        ring.store(at.index, 0, end & 0xfff);
-        ring.store(at.index, 3, u32::from(at.gen_bit) << 31);
+        ring.store(at.index, u64::from(end & 0xfff), u64::from(at.gen_bit) << 63);
         at.advance(ring.count());
     }
     state.completion.set(at);

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Result, ensure};
 use wire::Mac;
 
-use super::{Card, Drained, InterruptKind, Noise, PATIENCE, Ram, Received, SoftGuest};
+use super::{Card, Drained, InterruptKind, Noise, PATIENCE, Ram, Received, See, SoftGuest};
 use regs::{Registers, bcr, csr, csr0};
 use rings::Rings;
 
@@ -297,6 +297,17 @@ impl SoftGuest for SoftVlance {
         Ok(sent)
     }
 
+    fn send_each(&mut self, frames: &[Vec<u8>], next: &mut usize, count: usize) -> Result<usize> {
+        let mut sent = 0;
+        while sent < count && self.rings.push(self.card.ram(), &[&frames[*next % frames.len().max(1)]])? {
+            (sent, *next) = (sent + 1, (*next + 1) % frames.len());
+        }
+        if sent > 0 {
+            self.demand()?;
+        }
+        Ok(sent)
+    }
+
     fn recv(&mut self, timeout: Duration) -> Result<Option<Received>> {
         let deadline = Instant::now() + timeout;
         loop {
@@ -316,6 +327,10 @@ impl SoftGuest for SoftVlance {
 
     fn drain(&mut self) -> Result<Drained> {
         self.rings.drain()
+    }
+
+    fn drain_with(&mut self, see: &mut See<'_>) -> Result<()> {
+        self.rings.drain_with(self.card.ram(), see)
     }
 
     fn in_flight(&mut self) -> Result<usize> {

@@ -7,7 +7,7 @@ use sharedmem::Ring;
 use wire::Mac;
 
 use super::Style;
-use crate::soft::{Drained, Noise, Ram, Received};
+use crate::soft::{Drained, Noise, Ram, Received, See};
 
 /// Bytes of a buffer; Linux gives the card 1544.
 const BUFFER: u64 = 2048;
@@ -231,6 +231,15 @@ impl Rings {
             self.give_back();
         }
         Ok(total)
+    }
+
+    /// As [`Rings::drain`], each frame shown to `see`.
+    pub fn drain_with(&mut self, ram: &Ram, see: &mut See<'_>) -> Result<()> {
+        while let Some(len) = self.peek()? {
+            see(None, &ram.slice(self.rx.buffer(self.next_rx), len as usize)?, len as usize);
+            self.give_back();
+        }
+        Ok(())
     }
 
     /// Noise in all descriptors.

@@ -5,14 +5,26 @@ use std::time::Duration;
 use anyhow::{Result, ensure};
 use wire::Mac;
 
-use super::layout::{MAGIC, MAX_GROUPS, RxMode, bar0, bar1, cmd, queue, shared};
+use super::layout::{MAGIC, MAX_GROUPS, RSS_LEN, RxMode, bar0, bar1, cmd, queue, shared};
 use super::rx::RxQueue;
 use super::tx::TxQueue;
 use super::{SoftVmxnet3, Vmxnet3Stats};
 use crate::soft::InterruptKind;
 
 const FEATURE_RX_CSUM: u64 = 1;
+const FEATURE_RSS: u64 = 2;
 const FEATURE_RX_VLAN: u64 = 4;
+const FEATURE_LRO: u64 = 8;
+/// Most buffers of a large segment, as Linux says it: 1 and `MAX_SKB_FRAGS`.
+const MAX_PIECES: u16 = 18;
+/// Addresses, and TCP's ports, over IPv4 and IPv6.
+const RSS_TYPES: u16 = 15;
+/// The key of Microsoft's examples; Linux makes one up.
+const RSS_KEY: [u8; 40] = [
+    0x6d, 0x5a, 0x56, 0xda, 0x25, 0x5b, 0x0e, 0xc2, 0x41, 0x67, 0x25, 0x3d, 0x43, 0xa3, 0x8f, 0xb0, 0xd0, 0xca, 0x2b,
+    0xcb, 0xae, 0x7b, 0x30, 0xb4, 0x77, 0xcb, 0x2d, 0xa3, 0x80, 0x30, 0xf2, 0x0c, 0x6a, 0x42, 0xb7, 0x3b, 0xbe, 0xac,
+    0x01, 0xfa,
+];
 /// Guest kind: 64 bits, Linux.
 const GUEST_LINUX64: u32 = 2 | 1 << 2;
 /// Mask mode "automatic" of `GET_CONF_INTR`.
@@ -41,7 +53,7 @@ impl SoftVmxnet3 {
             let ram = self.card.ram_mut();
             self.tx.push(TxQueue::new(ram, q as usize, tx_at, options.tx_ring)?);
             let sizes = [options.rx_ring, options.rx_ring2];
-            self.rx.push(RxQueue::new(ram, (q, queues), rx_at, sizes, options.mtu)?);
+            self.rx.push(RxQueue::new(ram, (q, queues), rx_at, sizes, options.mtu, options.data_ring)?);
         }
         Ok(())
     }
@@ -85,8 +97,13 @@ impl SoftVmxnet3 {
         for (i, word) in [0x0107_0000u32, GUEST_LINUX64, 1, 1].into_iter().enumerate() {
             put(shared::DRIVER + 4 * i as u64, &word.to_le_bytes())?;
         }
-        let features =
-            if options.rx_csum { FEATURE_RX_CSUM } else { 0 } | if options.rx_vlan { FEATURE_RX_VLAN } else { 0 };
+        let features = self.features(options.rx_csum, options.rx_vlan);
+        if options.lro {
+            put(shared::COUNTS, &MAX_PIECES.to_le_bytes())?;
+        }
+        if let Some(table) = &options.rss {
+            self.write_rss(table)?;
+        }
         put(shared::FEATURES, &features.to_le_bytes())?;
         put(shared::QUEUES, &area.queues.to_le_bytes())?;
         put(shared::QUEUES_LEN, &(2 * u32::from(options.queues) * queue::LEN as u32).to_le_bytes())?;
@@ -96,6 +113,64 @@ impl SoftVmxnet3 {
         put(shared::INTERRUPTS + 3, &vec![8; vectors.into()])?;
         put(shared::INTERRUPT_CONTROL, &1u32.to_le_bytes())?;
         put(shared::VLANS, &[1]) // VLAN 0: untagged frames
+    }
+
+    fn features(&self, rx_csum: bool, rx_vlan: bool) -> u64 {
+        let wanted = [
+            (rx_csum, FEATURE_RX_CSUM),
+            (rx_vlan, FEATURE_RX_VLAN),
+            (self.options.lro, FEATURE_LRO),
+            (self.options.rss.is_some(), FEATURE_RSS),
+        ];
+        wanted.iter().filter(|(on, _)| *on).fold(0, |all, (_, feature)| all | feature)
+    }
+
+    fn write_rss(&self, table: &[u8]) -> Result<()> {
+        ensure!((1..=128).contains(&table.len()), "a table of {} entries", table.len());
+        let words = [RSS_TYPES, 1, RSS_KEY.len() as u16, table.len() as u16];
+        let mut conf: Vec<u8> = words.into_iter().flat_map(u16::to_le_bytes).chain(RSS_KEY).collect();
+        conf.extend(table);
+        conf.resize(RSS_LEN, 0);
+        let (ram, at) = (self.card.ram(), self.area.shared + shared::RSS);
+        ram.write(self.area.rss, &conf)?;
+        ram.write(at, &1u32.to_le_bytes())?;
+        ram.write(at + 4, &(RSS_LEN as u32).to_le_bytes())?;
+        ram.write(at + 8, &self.area.rss.to_le_bytes())
+    }
+
+    /// Changes the table by which frames are spread, as `ethtool -X` does.
+    ///
+    /// # Errors
+    /// When the switch refuses, or the table makes no sense.
+    pub fn set_table(&mut self, table: &[u8]) -> Result<()> {
+        self.write_rss(table)?;
+        let result = self.command(cmd::UPDATE_RSSIDT)?;
+        ensure!(result == 0, "the card does not take the table: {result:#x}");
+        Ok(())
+    }
+
+    /// Sets the scheme of interrupt moderation (`Vmxnet3_CoalesceScheme`), as `ethtool -C` does.
+    ///
+    /// # Errors
+    /// When the switch refuses.
+    pub fn moderate(&mut self, scheme: [u32; 4]) -> Result<()> {
+        let (ram, at) = (self.card.ram(), self.area.shared + shared::COMMAND);
+        ram.write(self.area.scheme, &scheme.map(u32::to_le_bytes).concat())?;
+        ram.write(at, &1u32.to_le_bytes())?;
+        ram.write(at + 4, &16u32.to_le_bytes())?;
+        ram.write(at + 8, &self.area.scheme.to_le_bytes())?;
+        let result = self.command(cmd::SET_COALESCE)?;
+        ensure!(result == 0, "the card does not take the scheme: {result:#x}");
+        Ok(())
+    }
+
+    /// The most transmit and receive queues the card has.
+    ///
+    /// # Errors
+    /// When the switch refuses.
+    pub fn max_queues(&mut self) -> Result<(u8, u8)> {
+        let [tx, rx, ..] = self.command(cmd::GET_MAX_QUEUES_CONF)?.to_le_bytes();
+        Ok((tx, rx))
     }
 
     /// Stops the card (`QUIESCE`); [`SoftVmxnet3::activate`] starts it again on empty rings.
@@ -175,7 +250,7 @@ impl SoftVmxnet3 {
     /// # Errors
     /// When the switch refuses.
     pub fn set_features(&mut self, rx_csum: bool, rx_vlan: bool) -> Result<()> {
-        let features = if rx_csum { FEATURE_RX_CSUM } else { 0 } | if rx_vlan { FEATURE_RX_VLAN } else { 0 };
+        let features = self.features(rx_csum, rx_vlan);
         self.card.ram().write(self.area.shared + shared::FEATURES, &features.to_le_bytes())?;
         self.order(cmd::UPDATE_FEATURE)
     }

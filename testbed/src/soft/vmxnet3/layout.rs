@@ -52,8 +52,12 @@ pub mod cmd {
     pub const UPDATE_MAC_FILTERS: u32 = 0xcafe_0004;
     /// The VLAN table changed.
     pub const UPDATE_VLAN_FILTERS: u32 = 0xcafe_0005;
+    /// The table of queues changed.
+    pub const UPDATE_RSSIDT: u32 = 0xcafe_0006;
     /// The features changed.
     pub const UPDATE_FEATURE: u32 = 0xcafe_0009;
+    /// Set the scheme of interrupt moderation (revision 3).
+    pub const SET_COALESCE: u32 = 0xcafe_000e;
     /// Write the queues' status.
     pub const GET_QUEUE_STATUS: u32 = 0xf00d_0000;
     /// Write the statistics.
@@ -66,6 +70,8 @@ pub mod cmd {
     pub const GET_PERM_MAC_HI: u32 = 0xf00d_0004;
     /// Interrupts: type in bits 0..=1, mask mode in 2..=3.
     pub const GET_CONF_INTR: u32 = 0xf00d_0008;
+    /// Most transmit queues in the low byte, most receive queues in the next (revision 6).
+    pub const GET_MAX_QUEUES_CONF: u32 = 0xf00d_000f;
 }
 
 /// Offsets in the driver-shared area.
@@ -96,8 +102,12 @@ pub mod shared {
     pub const GROUPS: u64 = 128;
     /// VLAN table, 512 bytes.
     pub const VLANS: u64 = 136;
+    /// Version, length and address of the configuration of receive side scaling.
+    pub const RSS: u64 = 648;
     /// Events.
     pub const EVENTS: u64 = 696;
+    /// What a command is about: version, length and address.
+    pub const COMMAND: u64 = 704;
     /// Length of all.
     pub const LEN: u64 = 720;
 }
@@ -112,8 +122,12 @@ pub mod queue {
     pub const RING: u64 = 16;
     /// Sizes of the three.
     pub const COUNTS: u64 = 56;
+    /// Receive: the data ring, 64 bits.
+    pub const DATA: u64 = 48;
     /// Interrupt vector (8 bits).
     pub const VECTOR: u64 = 72;
+    /// Receive: bytes of an entry of the data ring (16 bits).
+    pub const DATA_SIZE: u64 = 74;
     /// Stopped (8 bits), then the error (32 bits at + 4).
     pub const STOPPED: u64 = 80;
     /// Ten 64-bit counters.
@@ -196,8 +210,15 @@ pub struct Area {
     pub queues: u64,
     /// Group address list.
     pub groups: u64,
+    /// Configuration of receive side scaling.
+    pub rss: u64,
+    /// A scheme of interrupt moderation.
+    pub scheme: u64,
     pairs: u64,
 }
+
+/// Bytes of a configuration of receive side scaling: four numbers, the key, and the table.
+pub const RSS_LEN: usize = 8 + 40 + 128;
 
 /// Most group addresses the soft driver has room for.
 pub const MAX_GROUPS: usize = 512;
@@ -213,6 +234,8 @@ impl Area {
             shared: ram.alloc(shared::LEN, 8)?,
             queues: ram.alloc(2 * pairs * queue::LEN, 128)?,
             groups: ram.alloc(MAX_GROUPS as u64 * 6, 8)?,
+            rss: ram.alloc(RSS_LEN as u64, 8)?,
+            scheme: ram.alloc(16, 8)?,
             pairs,
         })
     }

@@ -17,12 +17,13 @@ use anyhow::{Result, ensure};
 use sharedmem::Region;
 use wire::Mac;
 
-use super::{Card, Drained, InterruptKind, Ram, Received, SoftGuest};
+use super::{Card, Drained, InterruptKind, Ram, Received, See, SoftGuest};
 use layout::{Area, bar1, cmd};
 use rx::RxQueue;
 use tx::TxQueue;
 
 pub use layout::RxMode;
+pub use rx::RxFacts;
 pub use tx::{Offload, TxFrame};
 
 /// How a soft vmxnet3 guest sets itself up.
@@ -44,6 +45,14 @@ pub struct Vmxnet3Options {
     pub rx_csum: bool,
     /// Ask the card to take VLAN tags out.
     pub rx_vlan: bool,
+    /// Revision of the device to choose.
+    pub revision: u8,
+    /// Bytes of an entry of the receive data rings, a multiple of 64; 0 for none. From revision 3 on.
+    pub data_ring: u16,
+    /// Ask the card for large segments whole. From revision 2 on.
+    pub lro: bool,
+    /// Spread what is received over the queues by this table of at most 128 entries.
+    pub rss: Option<Vec<u8>>,
     /// Another address than the card's own.
     pub mac: Option<Mac>,
     /// First guest address of the guest's memory.
@@ -65,6 +74,10 @@ impl Default for Vmxnet3Options {
             interrupts: InterruptKind::Msix,
             rx_csum: true,
             rx_vlan: true,
+            revision: 7,
+            data_ring: 128,
+            lro: false,
+            rss: None,
             mac: None,
             ram_base: 0x1_0000_0000,
             shared: true,
@@ -97,6 +110,7 @@ pub struct SoftVmxnet3 {
     auto_mask: bool,
     masked: bool,
     late: u64,
+    facts: RxFacts,
 }
 
 impl SoftVmxnet3 {
@@ -115,7 +129,7 @@ impl SoftVmxnet3 {
         ensure!(bar0.size >= 4096, "BAR0 has {} bytes", bar0.size);
         let doorbells = bar0.page.ok_or_else(|| anyhow::anyhow!("BAR0 cannot be mapped"))?;
         ensure!(doorbells.len() >= 4096, "the mappable part of BAR0 has {} bytes", doorbells.len());
-        let mac = probe(&mut card)?;
+        let mac = probe(&mut card, options.revision)?;
         let area = Area::new(card.ram_mut(), options.queues)?;
         let mut guest = SoftVmxnet3 {
             card,
@@ -129,6 +143,7 @@ impl SoftVmxnet3 {
             auto_mask: true,
             masked: true,
             late: 0,
+            facts: RxFacts::default(),
         };
         guest.make_queues()?;
         if guest.options.activate {
@@ -169,6 +184,11 @@ impl SoftVmxnet3 {
         Ok(())
     }
 
+    /// What completions told of the last frame received.
+    pub fn facts(&self) -> RxFacts {
+        self.facts
+    }
+
     /// Buffers the card passed over (its right, but worth seeing).
     pub fn skipped_buffers(&self) -> u64 {
         self.rx.iter().map(RxQueue::skipped).sum()
@@ -177,6 +197,7 @@ impl SoftVmxnet3 {
     fn pop(&mut self) -> Result<Option<Received>> {
         for queue in &mut self.rx {
             if let Some(frame) = queue.pop(self.card.ram(), &self.doorbells)? {
+                self.facts = queue.facts();
                 return Ok(Some(frame));
             }
         }
@@ -200,6 +221,21 @@ impl SoftGuest for SoftVmxnet3 {
     fn send_burst(&mut self, template: &[u8], count: usize) -> Result<usize> {
         let tx = self.tx.first_mut().ok_or_else(|| anyhow::anyhow!("no transmit queue"))?;
         tx.push_burst(self.card.ram(), &self.doorbells, template, count)
+    }
+
+    fn lay(&mut self, frames: &[Vec<u8>]) -> Result<()> {
+        let tx = self.tx.first_mut().ok_or_else(|| anyhow::anyhow!("no transmit queue"))?;
+        tx.lay(self.card.ram_mut(), frames)
+    }
+
+    fn send_each(&mut self, frames: &[Vec<u8>], next: &mut usize, count: usize) -> Result<usize> {
+        let tx = self.tx.first_mut().ok_or_else(|| anyhow::anyhow!("no transmit queue"))?;
+        tx.push_laid(self.card.ram(), &self.doorbells, frames, next, count)
+    }
+
+    fn try_send(&mut self, frame: &[u8]) -> Result<bool> {
+        let tx = self.tx.first_mut().ok_or_else(|| anyhow::anyhow!("no transmit queue"))?;
+        tx.push(self.card.ram(), &self.doorbells, &TxFrame::plain(&[frame]))
     }
 
     fn recv(&mut self, timeout: Duration) -> Result<Option<Received>> {
@@ -229,6 +265,10 @@ impl SoftGuest for SoftVmxnet3 {
         Ok(total)
     }
 
+    fn drain_with(&mut self, see: &mut See<'_>) -> Result<()> {
+        self.rx.iter_mut().try_for_each(|queue| queue.drain_with(&self.doorbells, self.card.ram(), see))
+    }
+
     fn in_flight(&mut self) -> Result<usize> {
         let mut left = 0;
         for queue in &mut self.tx {
@@ -248,10 +288,12 @@ impl SoftGuest for SoftVmxnet3 {
 }
 
 /// What `vmxnet3_probe_device` does: reset, choose revisions, read the address by command.
-fn probe(card: &mut Card) -> Result<Mac> {
+fn probe(card: &mut Card, revision: u8) -> Result<Mac> {
+    ensure!((1..=9).contains(&revision), "no revision {revision}");
+    let choice = 1 << (revision - 1);
     let versions = card.read32(1, bar1::VRRS)?;
-    ensure!(versions & 1 == 1, "the card knows revisions {versions:#x}, not 1");
-    card.write32(1, bar1::VRRS, 1)?;
+    ensure!(versions & choice != 0, "the card knows revisions {versions:#x}, not {revision}");
+    card.write32(1, bar1::VRRS, choice)?;
     let upt = card.read32(1, bar1::UVRS)?;
     ensure!(upt & 1 == 1, "the card knows UPT versions {upt:#x}, not 1");
     card.write32(1, bar1::UVRS, 1)?;

@@ -1,11 +1,11 @@
 //! Receive: what `vmxnet3_rq_init` and `vmxnet3_rq_rx_complete` do, with every assertion of theirs kept.
 
-use anyhow::{Result, bail, ensure};
-use sharedmem::{Region, Ring};
+use anyhow::{Context, Result, bail, ensure};
+use sharedmem::{Region, Ring, WideRing};
 use wire::Tag;
 
 use super::layout::{Place, RING_ALIGN, bar0, queue, room};
-use crate::soft::{Drained, Ram, Received};
+use crate::soft::{Drained, Ram, Received, See};
 
 /// Greatest head buffer Linux uses; longer frames go on in pages.
 const MAX_HEAD: u32 = 3072;
@@ -13,6 +13,12 @@ const MAX_HEAD: u32 = 3072;
 const HEADER: u32 = 22;
 const PAGE: u32 = 4096;
 const BODY: u32 = 1 << 14;
+/// In word 0 of a completion: the frame ends, and starts; and with them descriptor and ring.
+const END: u32 = 1 << 14;
+const START: u32 = 1 << 15;
+const OF_PLACE: u32 = 0x03ff_cfff;
+/// In word 2.
+const ERROR: u32 = 1 << 14;
 
 struct BufferRing {
     ring: Ring<4>,
@@ -79,10 +85,25 @@ impl BufferRing {
     }
 }
 
+/// What completions tell of a frame beside what every card tells.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct RxFacts {
+    /// Number of the receive queue.
+    pub queue: u32,
+    /// Kind of the hash (`VMXNET3_RCD_RSS_TYPE_*`), 0 for none, and its value.
+    pub hash: (u32, u32),
+    /// Number of segments and their size, of a large segment.
+    pub large: Option<(u32, u32)>,
+    /// The frame came in the data ring.
+    pub in_data_ring: bool,
+}
+
 /// One receive queue.
 pub struct RxQueue {
     rings: [BufferRing; 2],
     completions: Ring<4>,
+    /// The same, by halves.
+    wide: WideRing,
     completions_at: u64,
     completion: Place,
     descriptor: u64,
@@ -92,6 +113,9 @@ pub struct RxQueue {
     partial: Vec<u8>,
     bytes: u64,
     skipped: u64,
+    /// Place and bytes of an entry of the data ring; 0 bytes for none.
+    data: (u64, u32),
+    facts: RxFacts,
 }
 
 /// A completion, taken apart.
@@ -101,6 +125,8 @@ struct Completion {
     at: u32,
     len: u32,
     end: bool,
+    /// Where the bytes are.
+    from: u64,
 }
 
 impl RxQueue {
@@ -111,6 +137,7 @@ impl RxQueue {
         descriptor: u64,
         sizes: [u32; 2],
         mtu: u16,
+        data_size: u16,
     ) -> Result<RxQueue> {
         let frame = u32::from(mtu) + HEADER;
         let (head_every, head_len) = match frame.checked_sub(MAX_HEAD) {
@@ -122,9 +149,12 @@ impl RxQueue {
         let rings = [BufferRing::new(ram, first, head_every, head_len)?, BufferRing::new(ram, sizes[1], 0, 0)?];
         let count = rings[0].size + rings[1].size;
         let completions_at = ram.alloc(u64::from(count) * 16, RING_ALIGN)?;
+        let data_at = ram.alloc(u64::from(first) * u64::from(data_size).max(1), RING_ALIGN)?;
+        let completions = ram.ring(completions_at, count)?;
         Ok(RxQueue {
             rings,
-            completions: ram.ring(completions_at, count)?,
+            wide: completions.clone().wide().context("a misaligned ring")?,
+            completions,
             completions_at,
             completion: Place::START,
             descriptor,
@@ -134,6 +164,8 @@ impl RxQueue {
             partial: Vec::with_capacity(1 << 16),
             bytes: 0,
             skipped: 0,
+            data: (data_at, data_size.into()),
+            facts: RxFacts { queue: index, ..RxFacts::default() },
         })
     }
 
@@ -153,6 +185,10 @@ impl RxQueue {
             ram.write(self.descriptor + queue::RING + 8 * i as u64, &address.to_le_bytes())?;
             ram.write(self.descriptor + queue::COUNTS + 4 * i as u64, &count.to_le_bytes())?;
         }
+        if self.data.1 > 0 {
+            ram.write(self.descriptor + queue::DATA, &self.data.0.to_le_bytes())?;
+            ram.write(self.descriptor + queue::DATA_SIZE, &(self.data.1 as u16).to_le_bytes())?;
+        }
         ram.write(self.descriptor + queue::VECTOR, &[vector])
     }
 
@@ -163,6 +199,11 @@ impl RxQueue {
                 register.store_u32(0, ring.fill.at);
             }
         }
+    }
+
+    /// What was told of the last frame that [`RxQueue::pop`] gave.
+    pub fn facts(&self) -> RxFacts {
+        self.facts
     }
 
     /// Buffers the card passed over.
@@ -178,10 +219,9 @@ impl RxQueue {
     /// The next frame, if it is there.
     pub fn pop(&mut self, ram: &Ram, doorbells: &Region) -> Result<Option<Received>> {
         while let Some(completion) = self.next()? {
-            let buffer = self.rings[completion.ring].buffer(completion.at);
             let from = self.partial.len();
             self.partial.resize(from + completion.len as usize, 0);
-            ram.read(buffer, &mut self.partial[from..])?;
+            ram.read(completion.from, &mut self.partial[from..])?;
             let end = self.finish(&completion, doorbells, ram)?;
             if end {
                 let mut received = describe(&completion.words)?;
@@ -195,6 +235,10 @@ impl RxQueue {
     /// Takes all frames that are there, unread.
     pub fn drain(&mut self, doorbells: &Region, ram: &Ram) -> Result<Drained> {
         let mut total = Drained::default();
+        self.drain_plain(doorbells, ram, &mut |_, _, len| {
+            total.frames += 1;
+            total.bytes += len as u64;
+        })?;
         while let Some(completion) = self.next()? {
             self.bytes += u64::from(completion.len);
             if self.finish(&completion, doorbells, ram)? {
@@ -205,25 +249,93 @@ impl RxQueue {
         Ok(total)
     }
 
+    /// As [`RxQueue::drain`], each frame shown to `see`.
+    pub fn drain_with(&mut self, doorbells: &Region, ram: &Ram, see: &mut See<'_>) -> Result<()> {
+        self.drain_plain(doorbells, ram, see)?;
+        // Where the frame under way begins: its head, and the bytes of that.
+        let mut first = None;
+        while let Some(completion) = self.next()? {
+            let (from, _) = *first.get_or_insert((completion.from, completion.len));
+            self.bytes += u64::from(completion.len);
+            if completion.end {
+                let (len, tag) = (std::mem::take(&mut self.bytes) as usize, describe(&completion.words)?.tag);
+                let (_, head) = first.take().unwrap_or_default();
+                see(tag, &ram.slice(from, head as usize)?, len);
+            }
+            self.finish(&completion, doorbells, ram)?;
+        }
+        Ok(())
+    }
+
+    /// Takes the frames at the front that are plain: whole in the head buffer that comes next in ring 1. All that makes
+    /// them so is checked; what is otherwise is left to [`RxQueue::next`], which knows more.
+    fn drain_plain(&mut self, doorbells: &Region, ram: &Ram, see: &mut See<'_>) -> Result<()> {
+        let buffers = &mut self.rings[0];
+        if self.started || buffers.head_every != 1 {
+            return Ok(());
+        }
+        let (size, count, own) = (buffers.size, self.completions.count(), START | END | self.index << 16);
+        let (data, own_data) = (self.data, START | END | (self.index + 2 * self.queues) << 16);
+        let mut taken = 0;
+        loop {
+            let upper = self.wide.upper(self.completion.at);
+            let (word2, word3) = (upper as u32, (upper >> 32) as u32);
+            if word3 >> 31 != self.completion.generation {
+                break;
+            }
+            let (word0, len) = (self.wide.lower(self.completion.at) as u32, word2 & 0x3fff);
+            let in_data = data.1 > 0 && word0 & OF_PLACE == own_data | buffers.expected;
+            let usual = (in_data || word0 & OF_PLACE == own | buffers.expected)
+                && word3 >> 24 & 0x7f == 3
+                && word2 & ERROR == 0;
+            let (from, room) = match in_data {
+                true => (data.0 + u64::from(buffers.expected * data.1), data.1),
+                false => (buffers.buffer(buffers.expected), buffers.head_len),
+            };
+            if !usual || len == 0 || len > room {
+                break;
+            }
+            let tag = (word2 >> 15 & 1 == 1).then_some(Tag((word2 >> 16) as u16));
+            see(tag, &ram.slice(from, len as usize)?, len as usize);
+            buffers.done = buffers.expected;
+            buffers.expected = if buffers.expected + 1 < size { buffers.expected + 1 } else { 0 };
+            self.completion.advance(count);
+            taken += 1;
+        }
+        if taken > 0 {
+            buffers.refill();
+            if ram.slice(self.descriptor + queue::CONTROL, 1)?.load_u8(0).unwrap_or(0) != 0 {
+                self.announce(doorbells);
+            }
+        }
+        Ok(())
+    }
+
     /// The next completion, checked as the driver's assertions check it.
     fn next(&mut self) -> Result<Option<Completion>> {
         let words = self.completions.read(self.completion.at, 3);
         if words[3] >> 31 != self.completion.generation {
             return Ok(None);
         }
+        let (end, start) = (words[0] >> 14 & 1 == 1, words[0] >> 15 & 1 == 1);
         let kind = words[3] >> 24 & 0x7f;
-        ensure!(kind == 3, "receive completion of type {kind}");
+        ensure!(kind == 3 || kind == 4 && start, "receive completion of type {kind}");
         let (at, queue) = (words[0] & 0xfff, words[0] >> 16 & 0x3ff);
-        let ring = match queue {
-            q if q == self.index => 0,
-            q if q == self.index + self.queues => 1,
+        let (ring, data) = match queue {
+            q if q == self.index => (0, false),
+            q if q == self.index + self.queues => (1, false),
+            q if q == self.index + 2 * self.queues && self.data.1 > 0 => (0, true),
             q => bail!("receive completion for ring {q} on queue {}", self.index),
         };
-        let (end, start) = (words[0] >> 14 & 1 == 1, words[0] >> 15 & 1 == 1);
         let (len, error) = (words[2] & 0x3fff, words[2] >> 14 & 1 == 1);
         let buffers = &self.rings[ring];
         ensure!(at < buffers.size, "receive completion of descriptor {at} of {}", buffers.size);
-        ensure!(len <= buffers.capacity(at), "{len} bytes in a buffer of {}", buffers.capacity(at));
+        let (from, capacity) = if data {
+            (self.data.0 + u64::from(at * self.data.1), self.data.1)
+        } else {
+            (buffers.buffer(at), buffers.capacity(at))
+        };
+        ensure!(len <= capacity, "{len} bytes in a buffer of {capacity}");
         ensure!(start != self.started, "start of frame {start}, inside a frame {}", self.started);
         ensure!(
             start == buffers.is_head(at),
@@ -233,7 +345,15 @@ impl RxQueue {
         ensure!(!error, "the card reports a receive error");
         ensure!(len > 0 || !start, "an empty frame");
         self.started = !end;
-        Ok(Some(Completion { words, ring, at, len, end }))
+        if start {
+            let large = (kind == 4).then_some((words[1] & 0xff, words[3] & 0xffff));
+            ensure!(large.is_none_or(|(segments, mss)| segments > 0 && mss > 0), "a large segment of {large:?}");
+            self.facts = RxFacts { queue: self.index, large, in_data_ring: data, hash: (0, 0) };
+        }
+        if end {
+            self.facts.hash = (words[0] >> 26 & 0xf, words[1]);
+        }
+        Ok(Some(Completion { words, ring, at, len, end, from }))
     }
 
     /// Gives buffers back up to the one before the completed one; true at the end of a frame.

@@ -2,8 +2,8 @@
 
 use std::collections::VecDeque;
 
-use anyhow::{Result, bail, ensure};
-use sharedmem::{Region, Ring};
+use anyhow::{Context, Result, bail, ensure};
+use sharedmem::{Region, Ring, WideRing};
 use wire::Tag;
 
 use super::layout::{DATA_ENTRY, MAX_TX_DESCRIPTORS, MAX_TX_PIECE, Place, RING_ALIGN, bar0, queue, room};
@@ -62,6 +62,10 @@ impl<'a> TxFrame<'a> {
     }
 }
 
+/// Bytes of a buffer of a frame that lies ready, and the most of them.
+const LAID_BUFFER: usize = 2048;
+const MAX_LAID: usize = 1024;
+
 #[derive(Clone, Copy, Debug)]
 struct Flight {
     last: u32,
@@ -72,7 +76,9 @@ struct Flight {
 /// One transmit queue.
 pub struct TxQueue {
     ring: Ring<4>,
-    completions: Ring<4>,
+    /// The same, by halves.
+    wide: WideRing,
+    completions: WideRing,
     size: u32,
     ring_at: u64,
     completions_at: u64,
@@ -84,6 +90,9 @@ pub struct TxQueue {
     burst_at: u64,
     burst: Vec<u8>,
     bursts: usize,
+    /// Frames that lie ready, each in a buffer of its own from `laid_at` on.
+    laid: usize,
+    laid_at: u64,
     fill: Place,
     done: u32,
     completion: Place,
@@ -102,9 +111,11 @@ impl TxQueue {
         let burst_at = ram.alloc(MAX_TX_PIECE as u64, 64)?;
         let arena_len = u64::from(size) * 2048 + (1 << 20);
         let arena_at = ram.alloc(arena_len, 64)?;
+        let ring = ram.ring(ring_at, size)?;
         Ok(TxQueue {
-            ring: ram.ring(ring_at, size)?,
-            completions: ram.ring(completions_at, size)?,
+            wide: ring.clone().wide().context("a misaligned ring")?,
+            ring,
+            completions: ram.ring(completions_at, size)?.wide().context("a misaligned ring")?,
             size,
             ring_at,
             completions_at,
@@ -116,6 +127,8 @@ impl TxQueue {
             burst_at,
             burst: Vec::with_capacity(MAX_TX_PIECE),
             bursts: 0,
+            laid: 0,
+            laid_at: 0,
             fill: Place::START,
             done: 0,
             completion: Place::START,
@@ -245,14 +258,50 @@ impl TxQueue {
         let count = count.min(room(self.fill.at, self.done, self.size) as usize);
         for _ in 0..count {
             let here = self.fill;
-            self.ring.store(here.at, 0, self.burst_at as u32);
-            self.ring.store(here.at, 1, (self.burst_at >> 32) as u32);
-            self.ring.store(here.at, 3, (1 << 12) | (1 << 13));
-            self.ring.store(here.at, 2, template.len() as u32 | here.generation << 14);
+            self.wide.store(here.at, self.burst_at, whole(template.len(), here));
             self.flights.push_back(Flight { last: here.at, arena_end: self.arena_head, burst: true });
             self.fill.advance(self.size);
         }
         self.bursts += count;
+        if count > 0 {
+            self.announce(ram, doorbells, count as u32)?;
+        }
+        Ok(count)
+    }
+
+    /// Puts frames where [`TxQueue::push_laid`] finds them; each time anew, and none of them under way then.
+    pub fn lay(&mut self, ram: &mut Ram, frames: &[Vec<u8>]) -> Result<()> {
+        ensure!(frames.len() <= MAX_LAID, "a vmxnet3 station sends up to {MAX_LAID} different frames");
+        ensure!(frames.iter().all(|f| (1..=LAID_BUFFER).contains(&f.len())), "a frame of 1..={LAID_BUFFER} bytes");
+        if self.laid_at == 0 {
+            self.laid_at = ram.alloc((MAX_LAID * LAID_BUFFER) as u64, 64)?;
+        }
+        for (frame, at) in frames.iter().zip((self.laid_at..).step_by(LAID_BUFFER)) {
+            ram.write(at, frame)?;
+        }
+        self.laid = frames.len();
+        Ok(())
+    }
+
+    /// As [`TxQueue::push`] for up to `count` of the frames that lie ready, from number `next` on and round again.
+    pub fn push_laid(
+        &mut self,
+        ram: &Ram,
+        doorbells: &Region,
+        frames: &[Vec<u8>],
+        next: &mut usize,
+        count: usize,
+    ) -> Result<usize> {
+        ensure!(frames.len() == self.laid && *next < self.laid, "not the frames that were laid");
+        self.reap()?;
+        let count = count.min(room(self.fill.at, self.done, self.size) as usize);
+        for _ in 0..count {
+            let (here, at) = (self.fill, self.laid_at + (*next * LAID_BUFFER) as u64);
+            self.wide.store(here.at, at, whole(frames[*next].len(), here));
+            self.flights.push_back(Flight { last: here.at, arena_end: self.arena_head, burst: false });
+            self.fill.advance(self.size);
+            *next = if *next + 1 < self.laid { *next + 1 } else { 0 };
+        }
         if count > 0 {
             self.announce(ram, doorbells, count as u32)?;
         }
@@ -275,11 +324,11 @@ impl TxQueue {
     /// Takes completions. They must come in the order of the frames, one for each.
     pub fn reap(&mut self) -> Result<()> {
         loop {
-            let word3 = self.completions.load(self.completion.at, 3);
+            let word3 = (self.completions.upper(self.completion.at) >> 32) as u32;
             if word3 >> 31 != self.completion.generation {
                 return Ok(());
             }
-            let index = self.completions.load(self.completion.at, 0) & 0xfff;
+            let index = self.completions.lower(self.completion.at) as u32 & 0xfff;
             let Some(flight) = self.flights.pop_front() else {
                 bail!("transmit completion of descriptor {index} with no frame under way");
             };
@@ -287,10 +336,16 @@ impl TxQueue {
             ensure!(word3 >> 24 & 0x7f == 0, "transmit completion of type {}", word3 >> 24 & 0x7f);
             self.arena_tail = flight.arena_end;
             self.bursts -= usize::from(flight.burst);
-            self.done = (index + 1) % self.size;
+            self.done = if index + 1 < self.size { index + 1 } else { 0 };
             self.completion.advance(self.size);
         }
     }
+}
+
+/// The upper half of the only descriptor of a frame of `len` bytes, with a completion wanted.
+fn whole(len: usize, here: Place) -> u64 {
+    let (word2, word3) = (len as u32 | here.generation << 14, 1 << 12 | 1 << 13);
+    u64::from(word2) | word3 << 32
 }
 
 /// Frames a request makes.

@@ -11,7 +11,7 @@ fn parts(mtu: u16) -> (Ram, Arc<Region>, TxQueue, RxQueue) {
     let page = Region::map(file.as_fd(), 0, 4096, true).unwrap();
     let area = Area::new(&mut ram, 1).unwrap();
     let mut tx = TxQueue::new(&mut ram, 0, area.tx(0), 64).unwrap();
-    let mut rx = RxQueue::new(&mut ram, (0, 1), area.rx(0), [32, 32], mtu).unwrap();
+    let mut rx = RxQueue::new(&mut ram, (0, 1), area.rx(0), [32, 32], mtu, 0).unwrap();
     tx.init(&ram, 0).unwrap();
     rx.init(&ram, 0).unwrap();
     (ram, page, tx, rx)
@@ -118,7 +118,9 @@ fn a_card_that_overruns_a_buffer_is_caught() {
     for (words, what) in [
         ([3 << 14, 0, 1523, 3 << 24 | 1 << 31], "overrun"),
         ([3 << 14 | 500, 0, 60, 3 << 24 | 1 << 31], "index"),
-        ([3 << 14 | 2 << 16, 0, 60, 3 << 24 | 1 << 31], "queue"),
+        ([3 << 14 | 2 << 16, 0, 60, 3 << 24 | 1 << 31], "a data ring there is not"),
+        ([3 << 14 | 3 << 16, 0, 60, 3 << 24 | 1 << 31], "queue"),
+        ([3 << 14, 0, 60, 4 << 24 | 1 << 31], "a large segment of no segments"),
         ([1 << 14, 0, 60, 3 << 24 | 1 << 31], "no start"),
         ([3 << 14, 0, 0, 3 << 24 | 1 << 31], "empty"),
         ([3 << 14, 0, 60, 1 << 31], "type"),

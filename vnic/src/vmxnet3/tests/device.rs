@@ -18,7 +18,7 @@ use crate::vmxnet3::shared_area::{at, queue};
 #[test]
 fn what_a_probe_reads() {
     let mut guest = Guest::new(Options::default());
-    assert_eq!((guest.reg(VRRS), guest.reg(UVRS)), (1, 1));
+    assert_eq!((guest.reg(VRRS), guest.reg(UVRS)), (0x47, 1), "revisions 1, 2, 3 and 7");
     guest.set_reg(VRRS, 1);
     guest.set_reg(UVRS, 1);
     assert_eq!((guest.reg(MACL), guest.reg(MACH)), (0x0056_5000, 0x0100));
@@ -31,7 +31,10 @@ fn what_a_probe_reads() {
     for refused in [LOAD_PLUGIN, SET_COALESCE, REGISTER_MEMREGS, GET_COALESCE, 0, 0xcafe_ffff, 0xf00d_ffff] {
         assert_eq!(guest.command(refused), FAILURE);
     }
-    assert_eq!((guest.reg(0x48), guest.reg(0x88), guest.reg(0xffc)), (0, 0, 0), "no later capability");
+    for later in [SET_RSS_FIELDS, GET_RSS_FIELDS, GET_MAX_QUEUES_CONF, GET_DCR0_REG, SET_RING_BUFFER_SIZE] {
+        assert_eq!(guest.command(later), FAILURE, "not of revision 1");
+    }
+    assert_eq!(guest.reg(0xffc), 0);
     let pci = guest.model.pci();
     assert_eq!((pci.vendor, pci.device, pci.revision, pci.msix_vectors, pci.msi_vectors), (0x15ad, 0x07b0, 1, 25, 1));
     let mut two = [0; 2];

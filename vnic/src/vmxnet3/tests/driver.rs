@@ -17,16 +17,23 @@ use crate::vmxnet3::{Vmxnet3, commands, registers};
 
 /// Guest address of the first byte of memory.
 pub const BASE: u64 = 0x10_0000;
-pub const MEMORY: usize = 8 << 20;
+pub const MEMORY: usize = 16 << 20;
 pub const MAC: Mac = Mac([0, 0x50, 0x56, 0, 0, 1]);
 pub const PEER: Mac = Mac([0, 0x50, 0x56, 0, 0, 2]);
 
 pub const AREA: u64 = BASE + 0x1000;
 pub const QUEUES: u64 = BASE + 0x2000;
 pub const GROUPS: u64 = BASE + 0x6000;
+/// Configuration of receive side scaling.
+pub const RSS: u64 = BASE + 0x7000;
+/// A scheme of interrupt moderation.
+pub const SCHEME: u64 = BASE + 0x7400;
+const DATA_RINGS: u64 = BASE + 0x8000;
 const RINGS: u64 = BASE + 0x10000;
 const TX_BUFFERS: u64 = BASE + 0x20_0000;
 const RX_BUFFERS: u64 = BASE + 0x40_0000;
+/// Those of the second and further receive queues.
+const MORE_RX_BUFFERS: u64 = BASE + 0x80_0000;
 
 /// Shape of the driver.
 #[derive(Clone)]
@@ -43,6 +50,12 @@ pub struct Options {
     pub features: u64,
     pub auto_mask: bool,
     pub mode: u32,
+    pub revision: u8,
+    /// Bytes of an entry of the receive data rings; 0 for none.
+    pub data_size: u32,
+    pub max_pieces: u16,
+    /// What is hashed, and the table of queues.
+    pub rss: Option<(u16, Vec<u8>)>,
 }
 
 impl Default for Options {
@@ -59,6 +72,10 @@ impl Default for Options {
             features: 5,
             auto_mask: true,
             mode: 5,
+            revision: 1,
+            data_size: 0,
+            max_pieces: 0,
+            rss: None,
         }
     }
 }
@@ -105,6 +122,12 @@ pub struct Received {
     /// Word 0 and word 3 of the last completion.
     pub word0: u32,
     pub word3: u32,
+    /// Kind and value of the hash, from the last completion.
+    pub hash: (u32, u32),
+    /// Number of segments and their size, when the first completion tells of a large one.
+    pub large: Option<(u32, u32)>,
+    /// It came in the data ring.
+    pub in_data_ring: bool,
     /// Ring and index of each buffer.
     pub buffers: Vec<(u32, u32)>,
 }
@@ -130,7 +153,7 @@ pub struct Guest {
     pub vectors: Vec<OwnedFd>,
     pub options: Options,
     tx: Vec<TxSide>,
-    rx: RxSide,
+    rx: Vec<RxSide>,
 }
 
 pub fn file_region() -> (File, Arc<Region>) {
@@ -185,7 +208,7 @@ impl Guest {
             vectors: Vec::new(),
             options,
             tx: Vec::new(),
-            rx: RxSide::default(),
+            rx: Vec::new(),
         }
     }
 
@@ -273,16 +296,27 @@ impl Guest {
         self.tx_ring(q) + 0x10000
     }
 
-    fn rx_ring(&self, ring: usize) -> u64 {
-        RINGS + 0x10_0000 + ring as u64 * 0x10000
+    fn rx_ring(&self, q: usize, ring: usize) -> u64 {
+        match q {
+            0 => RINGS + 0x10_0000 + ring as u64 * 0x10000,
+            _ => RINGS + 0x14_0000 + q as u64 * 0x3000 + ring as u64 * 0x1000,
+        }
     }
 
-    fn rx_completions(&self) -> u64 {
-        RINGS + 0x12_0000
+    pub fn rx_completions(&self, q: usize) -> u64 {
+        self.rx_ring(q, 2)
     }
 
-    fn buffer(&self, ring: usize, index: u32) -> u64 {
-        RX_BUFFERS + ring as u64 * 0x20_0000 + u64::from(index) * 4096 + 2
+    pub fn data_ring(&self, q: usize) -> u64 {
+        DATA_RINGS + q as u64 * 0x2000
+    }
+
+    fn buffer(&self, q: usize, ring: usize, index: u32) -> u64 {
+        let at = u64::from(index) * 4096 + 2;
+        match q {
+            0 => RX_BUFFERS + ring as u64 * 0x20_0000 + at,
+            _ => MORE_RX_BUFFERS + (q as u64 - 1) * 0x6_0000 + ring as u64 * 0x4_0000 + at,
+        }
     }
 
     fn buffer_kind(&self, ring: usize, index: u32) -> (u32, u32) {
@@ -300,7 +334,8 @@ impl Guest {
         self.put64(area(at::QUEUES), QUEUES);
         self.put32(area(at::QUEUES_LEN), (o.tx_queues + o.rx_queues) as u32 * QUEUE_LEN);
         self.put32(area(at::MTU), o.mtu);
-        self.put(area(at::QUEUE_COUNTS), &[0, 0, o.tx_queues as u8, o.rx_queues as u8]);
+        self.put(area(at::QUEUE_COUNTS), &o.max_pieces.to_le_bytes());
+        self.put(area(at::QUEUE_COUNTS) + 2, &[o.tx_queues as u8, o.rx_queues as u8]);
         // As Linux does: transmit vectors, then receive, then events.
         let events = (o.tx_queues + o.rx_queues) as u8;
         self.put(area(at::INTERRUPTS), &[u8::from(o.auto_mask), events + 1, events]);
@@ -310,7 +345,7 @@ impl Guest {
         self.tx = (0..o.tx_queues)
             .map(|q| TxSide { free_at: TX_BUFFERS + q as u64 * 0x3_0000, ..TxSide::default() })
             .collect();
-        self.rx = RxSide::default();
+        self.rx = (0..o.rx_queues).map(|_| RxSide::default()).collect();
         for q in 0..o.tx_queues {
             let desc = QUEUES + q as u64 * 256;
             let (ring, completions) = (self.tx_ring(q), self.tx_completions(q));
@@ -320,15 +355,35 @@ impl Guest {
         }
         for q in 0..o.rx_queues {
             let desc = QUEUES + (o.tx_queues + q) as u64 * 256;
-            let rings = [self.rx_ring(0), self.rx_ring(1), self.rx_completions()];
+            let rings = [self.rx_ring(q, 0), self.rx_ring(q, 1), self.rx_completions(q)];
             let sizes = [o.rx_sizes[0], o.rx_sizes[1], o.rx_completions];
             self.queue_desc(desc, rings, sizes, (o.tx_queues + q) as u8);
+            if o.data_size > 0 {
+                self.put64(desc + u64::from(queue::DATA), self.data_ring(q));
+                self.put(desc + u64::from(queue::VECTOR) + 2, &(o.data_size as u16).to_le_bytes());
+            }
+            self.put(rings[2], &vec![0; o.rx_completions as usize * 16]);
+            for (ring, at) in rings.into_iter().take(2).enumerate() {
+                self.put(at, &vec![0; o.rx_sizes[ring] as usize * 16]);
+                self.refill(q, ring);
+            }
         }
-        self.put(self.rx_completions(), &vec![0; o.rx_completions as usize * 16]);
-        for ring in 0..2 {
-            self.put(self.rx_ring(ring), &vec![0; o.rx_sizes[ring] as usize * 16]);
-            self.refill(ring);
+        if let Some((types, table)) = &o.rss {
+            self.write_rss(*types, table);
         }
+    }
+
+    /// Writes a configuration of receive side scaling with Microsoft's key.
+    pub fn write_rss(&self, types: u16, table: &[u8]) {
+        let area = |at: u32| AREA + u64::from(at);
+        let words = [types, 1, 40, table.len() as u16];
+        let mut conf: Vec<u8> = words.into_iter().flat_map(u16::to_le_bytes).chain(RSS_KEY).collect();
+        conf.extend(table);
+        conf.resize(8 + 40 + 128, 0);
+        self.put(RSS, &conf);
+        self.put32(area(at::RSS), 1);
+        self.put32(area(at::RSS) + 4, conf.len() as u32);
+        self.put64(area(at::RSS) + 8, RSS);
     }
 
     fn queue_desc(&self, desc: u64, rings: [u64; 3], sizes: [u32; 3], vector: u8) {
@@ -343,25 +398,26 @@ impl Guest {
     }
 
     pub fn activate(&mut self) -> u32 {
+        self.set_reg(registers::VRRS, 1 << (self.options.revision - 1));
         self.set_reg(registers::DSAL, AREA as u32);
         self.set_reg(registers::DSAH, (AREA >> 32) as u32);
         self.command(commands::ACTIVATE_DEV)
     }
 
     /// Gives the device every buffer of a ring but one, which tells a full ring from an empty one.
-    fn refill(&mut self, ring: usize) {
+    fn refill(&mut self, q: usize, ring: usize) {
         let size = self.options.rx_sizes[ring];
         if size == 0 {
             return;
         }
         let used = |fill: u32, complete: u32| (fill + size - complete) % size;
-        while used(self.rx.fill[ring].at, self.rx.next_to_complete[ring]) < size - 1 {
-            let fill = self.rx.fill[ring];
-            let desc = self.rx_ring(ring) + u64::from(fill.at) * 16;
+        while used(self.rx[q].fill[ring].at, self.rx[q].next_to_complete[ring]) < size - 1 {
+            let fill = self.rx[q].fill[ring];
+            let desc = self.rx_ring(q, ring) + u64::from(fill.at) * 16;
             let (kind, len) = self.buffer_kind(ring, fill.at);
-            self.put64(desc, self.buffer(ring, fill.at));
+            self.put64(desc, self.buffer(q, ring, fill.at));
             self.put32(desc + 8, len | kind << 14 | fill.generation() << 31);
-            self.rx.fill[ring].advance(size);
+            self.rx[q].fill[ring].advance(size);
         }
     }
 
@@ -385,8 +441,9 @@ impl Guest {
             let desc = ring + u64::from(fill.at) * 16;
             let (mut word2, mut word3) = (len & 0x3fff | fill.generation() << 14, 0);
             if i == 0 {
-                word2 |= ask.msscof << 18;
-                word3 |= ask.hlen | ask.mode << 10 | ask.tag.map_or(0, |t| 1 << 15 | u32::from(t) << 16);
+                // The top bit of the mode stands for ext1.
+                word2 |= ask.msscof << 18 | (ask.mode >> 31) << 17;
+                word3 |= ask.hlen | (ask.mode & 3) << 10 | ask.tag.map_or(0, |t| 1 << 15 | u32::from(t) << 16);
             }
             if i + 1 == descs.len() {
                 word3 |= 1 << 12 | u32::from(!ask.no_completion) << 13;
@@ -436,46 +493,69 @@ impl Guest {
         caught
     }
 
-    /// Takes every whole frame out of the receive rings and gives the buffers back.
+    /// Takes every whole frame out of the first receive queue and gives the buffers back.
     pub fn receive(&mut self) -> Vec<Received> {
+        self.receive_on(0)
+    }
+
+    /// Takes every whole frame out of a receive queue and gives the buffers back.
+    pub fn receive_on(&mut self, q: usize) -> Vec<Received> {
         let mut out = Vec::new();
         let mut current: Option<Received> = None;
         loop {
-            let desc = self.rx_completions() + u64::from(self.rx.completion.at) * 16;
+            let desc = self.rx_completions(q) + u64::from(self.rx[q].completion.at) * 16;
             // The word with the generation first.
             let mut w: Vec<u32> = (0..4).rev().map(|i| self.get32(desc + i * 4)).collect();
             w.reverse();
-            if w[3] >> 31 != self.rx.completion.generation() {
+            if w[3] >> 31 != self.rx[q].completion.generation() {
                 assert!(current.is_none(), "the start is published last");
                 return out;
             }
-            assert_eq!(w[3] >> 24 & 0x7f, 3, "a receive completion");
+            let start = w[0] >> 15 & 1 == 1;
+            let large = w[3] >> 24 & 0x7f == 4;
+            assert!(large && start || w[3] >> 24 & 0x7f == 3, "a receive completion");
             let (index, queue) = (w[0] & 0xfff, w[0] >> 16 & 0x3ff);
-            let ring = queue as usize / self.options.rx_queues;
-            assert_eq!(queue as usize % self.options.rx_queues, 0);
+            let which = queue as usize / self.options.rx_queues;
+            assert_eq!(queue as usize % self.options.rx_queues, q);
+            let ring = which % 2;
             let (kind, size) = self.buffer_kind(ring, index);
             let len = w[2] & 0x3fff;
-            assert!(len <= size);
-            assert_eq!(self.get64(self.rx_ring(ring) + u64::from(index) * 16), self.buffer(ring, index));
-            if w[0] >> 15 & 1 == 1 {
+            assert_eq!(self.get64(self.rx_ring(q, ring) + u64::from(index) * 16), self.buffer(q, ring, index));
+            if start {
                 assert!(current.is_none() && kind == 0, "a frame starts in a HEAD");
-                current = Some(Received { data: vec![], tag: None, error: false, word0: 0, word3: 0, buffers: vec![] });
+                current = Some(Received {
+                    data: vec![],
+                    tag: None,
+                    error: false,
+                    word0: 0,
+                    word3: 0,
+                    hash: (0, 0),
+                    large: large.then_some((w[1] & 0xff, w[3] & 0xffff)),
+                    in_data_ring: which == 2,
+                    buffers: vec![],
+                });
             } else {
                 assert_eq!(kind, 1, "and goes on in BODYs");
             }
+            let (from, room) = match which {
+                2 => (self.data_ring(q) + u64::from(index * self.options.data_size), self.options.data_size),
+                _ => (self.buffer(q, ring, index), size),
+            };
+            assert!(len <= room && which <= 2);
             let frame = current.as_mut().expect("start first");
-            frame.data.extend(self.get(self.buffer(ring, index), len as usize));
+            frame.data.extend(self.get(from, len as usize));
             frame.buffers.push((ring as u32, index));
             if w[0] >> 14 & 1 == 1 {
                 let mut frame = current.take().unwrap();
                 frame.tag = (w[2] >> 15 & 1 == 1).then_some(Tag((w[2] >> 16) as u16));
                 frame.error = w[2] >> 14 & 1 == 1;
                 (frame.word0, frame.word3) = (w[0], w[3]);
+                frame.hash = (w[0] >> 26 & 0xf, w[1]);
                 out.push(frame);
             }
-            self.rx.next_to_complete[ring] = index;
-            self.refill(ring);
-            self.rx.completion.advance(self.options.rx_completions);
+            self.rx[q].next_to_complete[ring] = index;
+            self.refill(q, ring);
+            self.rx[q].completion.advance(self.options.rx_completions);
         }
     }
 
@@ -559,6 +639,13 @@ impl Sink for Caught {
         }
     }
 }
+
+/// The key of Microsoft's examples.
+pub const RSS_KEY: [u8; 40] = [
+    0x6d, 0x5a, 0x56, 0xda, 0x25, 0x5b, 0x0e, 0xc2, 0x41, 0x67, 0x25, 0x3d, 0x43, 0xa3, 0x8f, 0xb0, 0xd0, 0xca, 0x2b,
+    0xcb, 0xae, 0x7b, 0x30, 0xb4, 0x77, 0xcb, 0x2d, 0xa3, 0x80, 0x30, 0xf2, 0x0c, 0x6a, 0x42, 0xb7, 0x3b, 0xbe, 0xac,
+    0x01, 0xfa,
+];
 
 /// An Ethernet frame of `len` bytes with a pattern in it.
 pub fn ether(dst: Mac, src: Mac, len: usize, seed: u8) -> Vec<u8> {

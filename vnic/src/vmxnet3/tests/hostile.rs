@@ -108,8 +108,17 @@ proptest! {
 
     /// A card started by a decent driver whose guest then writes anything anywhere.
     #[test]
-    fn anything_anywhere(ops in proptest::collection::vec(op(), 1..80)) {
-        let mut guest = Guest::started(Options { mtu: 9000, tx_queues: 4, rx_queues: 2, ..Options::default() });
+    fn anything_anywhere(ops in proptest::collection::vec(op(), 1..80), later in any::<bool>()) {
+        let old = Options { mtu: 9000, tx_queues: 4, rx_queues: 2, ..Options::default() };
+        let new = Options {
+            revision: 7,
+            features: 15,
+            data_size: 128,
+            max_pieces: 18,
+            rss: Some((15, vec![0, 1])),
+            ..old.clone()
+        };
+        let mut guest = Guest::started(if later { new } else { old });
         run(&mut guest, ops);
     }
 

@@ -1,7 +1,9 @@
 //! The card against a driver written for the purpose, over a real shared file.
 
 mod device;
-mod driver;
+pub(super) mod driver;
 mod hostile;
+mod large;
+mod queues;
 mod receive;
 mod transmit;

@@ -184,3 +184,22 @@ fn every_queue_is_served() {
         assert_eq!((guest.completed(q).len(), guest.interrupts(q)), (1, 1));
     }
 }
+
+#[test]
+fn checksums_of_frames_in_tunnels() {
+    // A driver of revision 7 sets ext1 and gives the end of the L4 header in the tunnel as header length.
+    const INNER: u32 = 1 << 31;
+    let mut guest = Guest::started(Options { revision: 7, ..Options::default() });
+    let frame = ether(PEER, MAC, 200, 1);
+    let ask = |hlen, msscof| Ask { mode: 2 | INNER, hlen, msscof, ..Ask::default() };
+    for ask in [ask(84 + 20, 84 + 16), ask(84 + 60, 84 + 16), ask(84 + 8, 84 + 6), ask(84 + 3, 84), ask(10, 84)] {
+        guest.send(0, &[&frame], ask);
+    }
+    guest.send(0, &[&frame], Ask { mode: 3 | INNER, hlen: 104, msscof: 1000, ..Ask::default() });
+    let caught = guest.poll(0);
+    let fill = |start, at| Csum::Fill { start, at };
+    let asked: Vec<Csum> = caught.frames.iter().map(|f| f.offload.csum).collect();
+    assert_eq!(asked, [fill(84, 100), fill(84, 100), fill(84, 90)]);
+    let reasons: Vec<DropReason> = caught.rejected.iter().map(|(reason, _)| *reason).collect();
+    assert_eq!(reasons, [DropReason::BadOffload; 3]);
+}

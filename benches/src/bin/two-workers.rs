@@ -1,0 +1,47 @@
+//! two-workers [--rounds N] [--seconds S] [--out DIR]: two workers on two CPUs against one; writes a chapter of SIZE.md.
+
+use std::path::PathBuf;
+
+use anyhow::{Context, Result, bail};
+use benches::side::median;
+use benches::size::{self, Work};
+
+fn main() -> Result<()> {
+    let (mut rounds, mut seconds, mut out) = (5, 0.4, PathBuf::from("benches"));
+    let mut words = std::env::args().skip(1);
+    while let Some(word) = words.next() {
+        let mut value = || words.next().with_context(|| format!("{word} wants a value"));
+        match word.as_str() {
+            "--rounds" => rounds = value()?.parse()?,
+            "--seconds" => seconds = value()?.parse()?,
+            "--out" => out = value()?.into(),
+            other => bail!("{other} is unknown; known: --rounds, --seconds, --out"),
+        }
+    }
+    let works = [
+        (Work::Apart, "apart", None),
+        (Work::Disjoint, "disjoint pairs", Some(1.8)),
+        (Work::Common, "into one common destination", Some(1.5)),
+    ];
+    let cases: Vec<_> = [60, 508, 1514].into_iter().flat_map(|frame| works.map(|work| (frame, work))).collect();
+    let (mut figures, mut missing) = (vec![Vec::new(); cases.len()], 0);
+    for round in 1..=rounds {
+        for ((frame, (work, name, _)), all) in cases.iter().zip(&mut figures) {
+            let (one, first) = size::measure(*work, 1, *frame, seconds);
+            let (two, second) = size::measure(*work, 2, *frame, seconds);
+            missing += usize::from(!first) + usize::from(!second);
+            println!("round {round}/{rounds}: {name} {frame}: {one:.2} and {two:.2} Mpps: {:.2}", two / one);
+            all.push((one, two));
+        }
+    }
+    let rows: Vec<_> = cases
+        .iter()
+        .zip(&figures)
+        .map(|((frame, (_, name, goal)), all)| {
+            let middle = |of: fn(&(f64, f64)) -> f64| median(all.iter().map(of).collect());
+            (*name, *frame, middle(|f| f.0), middle(|f| f.1), middle(|f| f.1 / f.0), *goal)
+        })
+        .collect();
+    std::fs::create_dir_all(&out)?;
+    Ok(size::put(&out.join("SIZE.md"), "Two workers on two cores", &size::workers(&rows, rounds, missing))?)
+}

@@ -1,0 +1,209 @@
+//! Guests with virtio rings in this process, as many as wanted, and the ports they sit on.
+
+use std::sync::Arc;
+use std::sync::atomic::AtomicU16;
+
+use arc_swap::ArcSwapOption;
+use arrayvec::ArrayVec;
+use dataplane::{
+    Counters, Ingress, IngressSlot, Multicast, PortEntry, PortId, PortState, PortTotals, Role, RxFilter, VnicRole,
+};
+use portgroups::{Policy, Security, VlanMode};
+use sharedmem::{DriverRing, MemTable, Region, SharedPage, Span, SplitRing};
+use teaming::{Choice, Placement, Receive};
+use vnic::irq::Interrupts;
+use vnic::virtio::features::{MRG_RXBUF, VERSION_1};
+use vnic::virtio::{Active, Card, RxPath, RxQueue, RxState, TxQueue, TxQueueRings, TxState, Virtqueue};
+use wire::Mac;
+
+/// Bytes from one buffer to the next: as DPDK's default pools have them, so buffers do not all begin in the same few
+/// sets of the cache.
+const STRIDE: usize = 2304;
+/// Bytes of a buffer.
+const BUFFER: usize = 2048;
+/// Bytes of the virtio header before a frame.
+const HEADER: usize = 12;
+/// A descriptor the device writes to.
+const WRITE: u16 = 2;
+
+/// What one port and the guest on it are like.
+#[derive(Clone, Debug)]
+pub struct Spec {
+    /// The port's number, which is the guest's, too.
+    pub index: u16,
+    /// Whom its frames are for as they lie in its buffers.
+    pub peer: u16,
+    /// VLANs of the port.
+    pub vlan: VlanMode,
+    /// True when addresses behind it are learnt.
+    pub learning: bool,
+    /// The worker that polls it.
+    pub worker: usize,
+    /// Workers in all.
+    pub workers: usize,
+    /// Descriptors of each ring, a power of two.
+    pub ring: u16,
+    /// Bytes of each frame without the CRC.
+    pub frame: usize,
+}
+
+/// A guest's end of one queue.
+struct End {
+    ring: DriverRing,
+    avail: u16,
+}
+
+/// A guest: what it sends and receives by.
+pub struct Guest {
+    region: Arc<Region>,
+    buffers: usize,
+    tx: End,
+    rx: End,
+    /// Frames offered so far.
+    pub sent: u64,
+    /// Receive buffers that came back used.
+    pub received: u64,
+    seen: u16,
+    counters: Arc<Counters>,
+}
+
+/// The address of station `station` behind guest `index`; station 0 is the guest itself.
+pub fn mac(index: u16, station: u16) -> Mac {
+    let ([a, b], [c, d]) = (index.to_be_bytes(), station.to_be_bytes());
+    Mac([0x02, 0x50, a, b, c, d])
+}
+
+impl Guest {
+    /// Offers `frames` more frames as they lie in the buffers, or with new heads from `head`.
+    pub fn send(&mut self, frames: u16, mut head: Option<&mut dyn FnMut() -> [u8; 18]>) {
+        let size = self.tx.ring.size();
+        for _ in 0..frames {
+            let at = self.tx.avail % size;
+            if let Some(head) = &mut head {
+                let place = self.buffers + usize::from(at) * STRIDE + HEADER;
+                let written = self.region.slice(place, 18).is_some_and(|slice| slice.write_at(0, &head()));
+                assert!(written, "a buffer lies in its region");
+            }
+            self.tx.ring.set_avail(self.tx.avail, at);
+            self.tx.avail = self.tx.avail.wrapping_add(1);
+        }
+        self.tx.ring.publish(self.tx.avail);
+        self.sent += u64::from(frames);
+    }
+
+    /// Frames it offered that the switch has not taken yet.
+    pub fn unsent(&self) -> u16 {
+        self.tx.avail.wrapping_sub(self.tx.ring.used_idx())
+    }
+
+    /// Gives the switch back all buffers with frames in them, the first time all there are.
+    pub fn receive(&mut self) {
+        let used = self.rx.ring.used_idx();
+        let new = used.wrapping_sub(self.seen);
+        self.seen = used;
+        self.received += u64::from(new);
+        let size = self.rx.ring.size();
+        let more = size - self.rx.avail.wrapping_sub(used);
+        for _ in 0..more {
+            self.rx.ring.set_avail(self.rx.avail, self.rx.avail % size);
+            self.rx.avail = self.rx.avail.wrapping_add(1);
+        }
+        self.rx.ring.publish(self.rx.avail);
+    }
+
+    /// The port's counters.
+    pub fn totals(&self) -> PortTotals {
+        self.counters.totals()
+    }
+}
+
+/// True when every frame of these guests' switch is accounted for: per port, over the switch, and against what the guests
+/// themselves counted. (Where the counters stand is in `dataplane::counters`.)
+pub fn accounted(guests: &[Guest]) -> bool {
+    let (mut copies, mut offered) = (0, 0);
+    let mut good = true;
+    for guest in guests {
+        let totals = guest.totals();
+        good &= totals.balanced() && totals.in_frames == guest.sent - u64::from(guest.unsent());
+        good &= totals.out_frames == guest.received;
+        copies += totals.in_copies + totals.out_segments + totals.out_originated;
+        offered += totals.out_offered;
+    }
+    good && copies == offered
+}
+
+/// The port of `spec`, and its guest.
+///
+/// # Panics
+/// When memory cannot be had: a bench has no use for less.
+pub fn port(spec: &Spec) -> (PortEntry, Guest) {
+    let ring_bytes = DriverRing::bytes(spec.ring).next_multiple_of(4096);
+    let buffers = 2 * ring_bytes;
+    let bytes = (buffers + 2 * usize::from(spec.ring) * STRIDE).next_multiple_of(4096);
+    let memory = SharedPage::new("guest", bytes).expect("memory");
+    let region = memory.region().clone();
+    let span = Span { guest: 0, len: bytes as u64, user: 0, region: region.clone(), offset: 0 };
+    let table = MemTable::new().with(span).expect("a table");
+    let end = |at: usize| {
+        let (ring, avail, used) = DriverRing::new(spec.ring, (&region, at)).expect("a ring");
+        let device = SplitRing::new(spec.ring, (&region, at), (&region, at + avail), (&region, at + used));
+        ring.set_no_interrupt(true);
+        (End { ring, avail: 0 }, Virtqueue::Split(device.expect("a ring")))
+    };
+    let ((tx, tx_ring), (rx, rx_ring)) = (end(0), end(ring_bytes));
+    let mut bytes = vec![0u8; HEADER];
+    bytes.extend([&mac(spec.peer, 0).0[..], &mac(spec.index, 0).0, &[0x08, 0x00]].concat());
+    bytes.resize(HEADER + spec.frame, 0x5a);
+    for at in 0..spec.ring {
+        let place = buffers + usize::from(at) * STRIDE;
+        assert!(region.slice(place, bytes.len()).is_some_and(|buffer| buffer.write_at(0, &bytes)));
+        tx.ring.write_desc(at, place as u64, bytes.len() as u32, 0, 0);
+        rx.ring.write_desc(at, (place + usize::from(spec.ring) * STRIDE) as u64, BUFFER as u32, WRITE, 0);
+    }
+    let mut active = Active {
+        table: Arc::new(table),
+        features: VERSION_1 | MRG_RXBUF,
+        tx: Default::default(),
+        rx: Default::default(),
+        receivers: ArrayVec::new(),
+        failed: AtomicU16::new(0),
+    };
+    active.tx[0] = Some(TxQueueRings { ring: tx_ring, state: Arc::new(TxState::new(0)) });
+    active.rx[0] = Some(RxQueue { ring: rx_ring, state: Arc::new(RxState::new(0)) });
+    active.receivers.push(0);
+    let counters = Arc::new(Counters::new(spec.workers));
+    let mut guest = Guest { region, buffers, tx, rx, sent: 0, received: 0, seen: 0, counters: counters.clone() };
+    guest.receive();
+    (entry(spec, active, counters), guest)
+}
+
+fn entry(spec: &Spec, active: Active, counters: Arc<Counters>) -> PortEntry {
+    let state = Arc::new(PortState::new());
+    state.set_connected(true);
+    state.set_filter(RxFilter {
+        mac: Some(mac(spec.index, 0)),
+        unicast: true,
+        broadcast: true,
+        multicast: Multicast::List(Vec::new()),
+        ..RxFilter::closed()
+    });
+    let card = Arc::new(Card {
+        active: ArcSwapOption::new(Some(Arc::new(active))),
+        state: state.clone(),
+        interrupts: Interrupts::new(),
+        kicks: Default::default(),
+    });
+    let queue: Box<dyn Ingress> = Box::new(TxQueue::new(card.clone(), 0));
+    let security = Security { learning: spec.learning, forged_transmits: spec.learning, ..Security::default() };
+    let policy = Policy { vlan: spec.vlan.clone(), security, mac: mac(spec.index, 0) };
+    let placement = Placement { send: Choice::None, receive: Receive { group: Arc::new([]), unicast: Arc::new([]) } };
+    PortEntry {
+        id: PortId(spec.index),
+        name: format!("port{}", spec.index).into(),
+        role: Role::Vnic(VnicRole { policy, chosen_mac: None, placement, has_uplinks: false }),
+        state,
+        counters,
+        egress: Arc::new(RxPath::new(card)),
+        queues: vec![(Arc::new(IngressSlot::new(queue)), spec.worker)],
+    }
+}

@@ -1,0 +1,137 @@
+//! A running user-mode Linux.
+
+use std::fs::File;
+use std::path::{Path, PathBuf};
+use std::process::Child;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
+
+use anyhow::{Context, Result, anyhow, ensure};
+
+use super::archive;
+use crate::qemu::{Agent, AgentError, Output, environment, spawn};
+
+/// The kernel of Debian's `user-mode-linux`.
+const KERNEL: &str = "/usr/bin/linux.uml";
+/// How much of a log goes into an error message.
+const TAIL: usize = 4096;
+
+/// A guest to boot.
+#[derive(Debug, Clone)]
+pub struct UmlSpec {
+    /// The guest's hostname.
+    pub name: String,
+    /// The vhost-user socket of its card, on which somebody listens.
+    pub socket: PathBuf,
+    /// RAM.
+    pub memory_mib: u32,
+    /// Programs of this machine to have in the guest, at the same paths, with the libraries they need.
+    pub programs: Vec<PathBuf>,
+}
+
+impl UmlSpec {
+    /// A guest with 128 MiB.
+    pub fn new(name: &str, socket: &Path) -> UmlSpec {
+        UmlSpec { name: name.to_owned(), socket: socket.to_owned(), memory_mib: 128, programs: Vec::new() }
+    }
+}
+
+/// A user-mode Linux with one virtio card, `eth0`. Dropping it ends all its processes.
+pub struct UmlGuest {
+    name: String,
+    child: Child,
+    agent: Agent,
+    /// Root, console log and the file that is the guest's memory.
+    dir: PathBuf,
+}
+
+impl UmlGuest {
+    /// Starts the guest's process and returns at once.
+    ///
+    /// # Errors
+    /// When the package `user-mode-linux` or what `scripts/setup.sh` makes is missing.
+    pub fn boot(spec: &UmlSpec) -> Result<UmlGuest> {
+        static SERIAL: AtomicU32 = AtomicU32::new(0);
+        let kernel = Path::new(KERNEL);
+        ensure!(kernel.exists(), "{KERNEL} is missing: install the package user-mode-linux (scripts/setup.sh does)");
+        let env = environment()?;
+        let number = SERIAL.fetch_add(1, Ordering::Relaxed);
+        let dir = std::env::temp_dir().join(format!("uml-{}-{}-{number}", spec.name, std::process::id()));
+        std::fs::create_dir_all(&dir)?;
+        let root = dir.join("initrd");
+        std::fs::write(&root, archive::root(kernel, &env.initrd, &spec.programs)?)?;
+        let log = File::create(dir.join("console"))?;
+        // A process namespace, so that the guest's processes end with it; and a directory of its own for its memory file
+        // and its management socket.
+        let args = [
+            "--kill-child=KILL".to_owned(),
+            "--pid".to_owned(),
+            "--fork".to_owned(),
+            "env".to_owned(),
+            format!("TMPDIR={}", text(&dir)?),
+            format!("HOME={}", text(&dir)?),
+            KERNEL.to_owned(),
+            format!("mem={}M", spec.memory_mib),
+            format!("initrd={}", text(&root)?),
+            format!("guest={}", spec.name),
+            format!("virtio_uml.device={}:1", text(&spec.socket)?),
+        ];
+        // The console goes to the log, the agent's line is standard input and output.
+        let lines = ["quiet", "panic=1", "con=null", "con0=null,fd:2", "ssl=null", "ssl1=fd:0,fd:1"].map(str::to_owned);
+        let mut child = spawn(Path::new("unshare"), &[&args[..], &lines].concat(), log)?;
+        let pipes = child.stdin.take().zip(child.stdout.take());
+        let (stdin, stdout) = pipes.context("user-mode Linux was started without its pipes")?;
+        Ok(UmlGuest { name: spec.name.clone(), child, agent: Agent::new(stdin, stdout), dir })
+    }
+
+    /// Waits until the guest runs commands.
+    ///
+    /// # Errors
+    /// When it does not within `timeout`: with its console's last lines.
+    pub fn wait_ready(&mut self, timeout: Duration) -> Result<()> {
+        let outcome = self.agent.wait_ready(timeout);
+        outcome.map_err(|e| self.explain(&e, "did not boot"))
+    }
+
+    /// Runs a shell command of one line. It is killed after `timeout`, and has status 137 then.
+    ///
+    /// # Errors
+    /// When the guest does not answer.
+    pub fn sh(&mut self, command: &str, timeout: Duration) -> Result<Output> {
+        let outcome = self.agent.run(command, timeout);
+        outcome.map_err(|e| self.explain(&e, &format!("did not run `{command}`")))
+    }
+
+    /// Runs a shell command that has to succeed; returns what it printed.
+    ///
+    /// # Errors
+    /// When it does not succeed, or the guest does not answer.
+    pub fn sh_ok(&mut self, command: &str, timeout: Duration) -> Result<String> {
+        let output = self.sh(command, timeout)?;
+        ensure!(output.status == 0, "guest {}: `{command}` ended with {}: {}", self.name, output.status, output.text);
+        Ok(output.text)
+    }
+
+    /// The end of what the guest's kernel and init printed.
+    pub fn console_tail(&self) -> String {
+        let bytes = std::fs::read(self.dir.join("console")).unwrap_or_default();
+        String::from_utf8_lossy(&bytes[bytes.len().saturating_sub(TAIL)..]).into_owned()
+    }
+
+    fn explain(&self, error: &AgentError, what: &str) -> anyhow::Error {
+        anyhow!("guest {} {what}: {error}\n-- console:\n{}", self.name, self.console_tail())
+    }
+}
+
+impl Drop for UmlGuest {
+    fn drop(&mut self) {
+        // All fail only where the process has ended or the directory has gone already.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+        let _ = std::fs::remove_dir_all(&self.dir);
+    }
+}
+
+fn text(path: &Path) -> Result<&str> {
+    path.to_str().with_context(|| format!("{}: not UTF-8, kernel arguments have to be", path.display()))
+}

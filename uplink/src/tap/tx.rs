@@ -1,0 +1,182 @@
+//! The way out: from the data path to the interface's user.
+//!
+//! Each frame is one `writev`, from the sender's memory. The kernel takes it up in the call, as far as the socket it is
+//! for: nothing waits here, and there is no ring to be full.
+
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+
+use arrayvec::ArrayVec;
+use dataplane::{
+    Burst, Caps, Csum, Delivery, DropReason, Egress, HEAD_MAX, MAX_FRAME, MAX_FRAME_SLICES, Plan, Scattered, Tally,
+    VNET_LEN, VnetHeader,
+};
+use sharedmem::SharedPage;
+use wire::{ETH_HEADER, MIN_FRAME, TAG_LEN, be16};
+
+use super::device::{self, Piece};
+use super::{Life, Shared};
+
+/// The kernel fills in checksums and cuts segments; the tag goes inline.
+const CAPS: Caps = Caps { csum: true, tso: true, tag: false, pad: true };
+/// First byte at which the kernel accepts the start of a checksum: behind Ethernet and the shortest IP header.
+const FIRST_CSUM_START: u16 = (ETH_HEADER + 20) as u16;
+/// Bytes of the headers before the sender's memory.
+const HEADERS: usize = VNET_LEN + HEAD_MAX + TAG_LEN;
+/// Most pieces of a frame: the headers, the sender's memory, padding.
+const PIECES: usize = MAX_FRAME_SLICES + 2;
+/// Bytes of the buffer for frames that are not sent as they are.
+const FINISHED: usize = (MAX_FRAME + TAG_LEN).next_multiple_of(4096);
+
+static PADDING: [u8; MIN_FRAME] = [0; MIN_FRAME];
+
+/// The interface as a destination.
+pub(super) struct Transmitter {
+    shared: Arc<Shared>,
+}
+
+impl Transmitter {
+    pub(super) fn new(shared: Arc<Shared>) -> Transmitter {
+        Transmitter { shared }
+    }
+}
+
+impl Egress for Transmitter {
+    fn deliver(&self, burst: &Burst<'_>, list: &[Delivery], tally: &mut Tally) {
+        let life = self.shared.life.load();
+        let refusal = match life.as_deref() {
+            None => DropReason::NotConnected,
+            Some(_) if !self.shared.state.link_up() => DropReason::PortBlocked,
+            Some(life) => return list.iter().for_each(|delivery| tell(send(life, burst, delivery), tally)),
+        };
+        list.iter().for_each(|_| tally.dropped(refusal));
+    }
+}
+
+#[inline]
+fn tell(result: Result<usize, DropReason>, tally: &mut Tally) {
+    match result {
+        Ok(len) => tally.delivered(len),
+        Err(reason) => tally.dropped(reason),
+    }
+}
+
+/// Sends one frame; its length on the wire.
+#[inline]
+fn send(life: &Life, burst: &Burst<'_>, delivery: &Delivery) -> Result<usize, DropReason> {
+    let plan = Plan::new(burst, delivery, CAPS).ok_or(DropReason::BadDescriptor)?;
+    let fd = queue_for(life, &plan).ok_or(DropReason::NotConnected)?;
+    let mut head = [0; HEAD_MAX + TAG_LEN];
+    if kernel_fills(plan.csum())
+        && let Some(scattered) = plan.scatter(&mut head)
+    {
+        return send_scattered(fd, &plan, &head, &scattered);
+    }
+    let plan = Plan::new(burst, delivery, Caps { csum: false, ..CAPS }).ok_or(DropReason::BadDescriptor)?;
+    send_finished(fd, &plan)
+}
+
+/// The queue of the frame's conversation: the kernel remembers by which one a conversation came last, and sends the
+/// other direction by the same.
+#[inline]
+fn queue_for<'l>(life: &'l Life, plan: &Plan<'_, '_>) -> Option<&'l OwnedFd> {
+    let queue = match life.queues.as_slice() {
+        [only] => only,
+        queues => queues.get(spread(plan.head()) as usize % queues.len().max(1))?,
+    };
+    Some(queue)
+}
+
+/// A number that frames of one conversation and direction share, of their addresses and ports, where the head has them.
+/// Where it has something else there (fragments), frames of one conversation may go by several queues: they are still
+/// taken up in order, as the kernel takes each up in the call.
+#[inline]
+fn spread(head: &[u8]) -> u32 {
+    let fields = match be16(head, 12) {
+        Some(wire::ETHERTYPE_IPV4) => head.get(26..38),
+        Some(wire::ETHERTYPE_IPV6) => head.get(22..58),
+        _ => None,
+    };
+    let fields = fields.or_else(|| head.get(..12)).unwrap_or(&[]);
+    let mixed = fields.chunks_exact(4).fold(0u64, |mixed, word| {
+        let word = word.iter().fold(0, |value, byte| value << 8 | u64::from(*byte));
+        (mixed ^ word).wrapping_mul(0x9e37_79b9_7f4a_7c15).rotate_left(29)
+    });
+    (mixed >> 32) as u32
+}
+
+/// True when the kernel takes a request to fill in this checksum; one that it would refuse is filled in by us.
+#[inline]
+fn kernel_fills(csum: Csum) -> bool {
+    !matches!(csum, Csum::Fill { start, .. } if start < FIRST_CSUM_START)
+}
+
+/// Sends a frame from where it lies.
+#[inline]
+fn send_scattered(
+    fd: &OwnedFd,
+    plan: &Plan<'_, '_>,
+    head: &[u8; HEAD_MAX + TAG_LEN],
+    scattered: &Scattered<'_, '_>,
+) -> Result<usize, DropReason> {
+    let mut headers = [0; HEADERS];
+    headers[..VNET_LEN].copy_from_slice(&VnetHeader::for_plan(plan).bytes());
+    headers[VNET_LEN..].copy_from_slice(head);
+    let mut pieces: ArrayVec<Piece<'_>, PIECES> = ArrayVec::new();
+    pieces.push(Piece::own(headers.get(..VNET_LEN + scattered.head).ok_or(DropReason::BadDescriptor)?));
+    let (mut skip, mut left) = (scattered.skip, scattered.payload);
+    for window in scattered.rest {
+        let from = skip.min(window.len());
+        skip -= from;
+        let part = window.sub(from, (window.len() - from).min(left)).ok_or(DropReason::BadDescriptor)?;
+        left -= part.len();
+        if !part.is_empty() {
+            pieces.try_push(Piece::window(&part)).map_err(|_| DropReason::BadDescriptor)?;
+        }
+    }
+    if left > 0 {
+        return Err(DropReason::BadDescriptor);
+    }
+    let bare = scattered.head + scattered.payload;
+    if bare < MIN_FRAME {
+        pieces.try_push(Piece::own(&PADDING[bare..])).map_err(|_| DropReason::BadDescriptor)?;
+    }
+    device::write(fd, &pieces).map_err(reason)?;
+    Ok(bare.max(MIN_FRAME))
+}
+
+/// Sends a frame whose checksum the kernel would not fill in.
+#[cold]
+fn send_finished(fd: &OwnedFd, plan: &Plan<'_, '_>) -> Result<usize, DropReason> {
+    thread_local! {
+        /// Made when a worker first needs it, which most never do.
+        static BUFFER: Option<SharedPage> = SharedPage::new("vswitch-tap", FINISHED).ok();
+    }
+    let send = |buffer: &Option<SharedPage>| {
+        let len = plan.len(0);
+        let room = buffer.as_ref().ok_or(DropReason::RingFull)?.slice().sub(0, len).ok_or(DropReason::Oversize)?;
+        if !plan.write(0, &[room]) {
+            return Err(DropReason::BadDescriptor);
+        }
+        let header = VnetHeader::for_plan(plan).bytes();
+        device::write(fd, &[Piece::own(&header), Piece::window(&room)]).map_err(reason)?;
+        Ok(len)
+    };
+    BUFFER.try_with(send).unwrap_or(Err(DropReason::NotConnected))
+}
+
+/// What a refusal of the kernel is called here.
+#[cold]
+fn reason(error: i32) -> DropReason {
+    match error {
+        // The interface is down.
+        libc::EIO => DropReason::PortBlocked,
+        // A header that does not fit its frame, as the kernel sees it.
+        libc::EINVAL => DropReason::BadOffload,
+        // The sender took its memory away.
+        libc::EFAULT => DropReason::BadDescriptor,
+        libc::EAGAIN | libc::EINTR | libc::ENOBUFS | libc::ENOMEM => DropReason::RingFull,
+        // EBADFD: it was deleted.
+        _ => DropReason::NotConnected,
+    }
+}
