@@ -206,16 +206,20 @@ fn tables(keys: &str) -> String {
         + &vnic("v2", "Production", "virtio", 2)
 }
 
-/// Memory on huge pages on one side, on ordinary pages on the other; with mergeable buffers and without.
+/// Memory on huge pages on one side, on ordinary pages on the other; with mergeable buffers and without; with split
+/// rings and with packed ones.
 #[test]
 fn testpmd_with_testpmd() -> Result<()> {
     let _alone = alone();
     let _pages = HugePages::reserve(PAGES);
     let net = Net::start(None, "", &tables(""))?;
     let plain = ",mrg_rxbuf=0,in_order=0,packed_vq=0";
-    for (memory, devices) in
-        [([HUGE, SMALL], ["", plain]), ([SMALL, HUGE], [",vectorized=1", ",mrg_rxbuf=0,vectorized=1"])]
-    {
+    for (memory, devices) in [
+        ([HUGE, SMALL], ["", plain]),
+        ([SMALL, HUGE], [",vectorized=1", ",mrg_rxbuf=0,vectorized=1"]),
+        ([HUGE, SMALL], [",packed_vq=1", ",packed_vq=1,mrg_rxbuf=0"]),
+        ([SMALL, HUGE], [",packed_vq=1", ""]),
+    ] {
         let start = |name: &str, n: usize, last| {
             let options = Options { memory: memory[n], last, device: devices[n], more: &[] };
             Testpmd::start(net.dir(), name, &net.switch.socket(name), &options)

@@ -2,8 +2,10 @@
 
 mod common;
 
+use std::io::Write;
+use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};
 use common::{BOOT, Net, SHORT, TRANSFER, address, alone, digest, ping, port, portgroup, report, tool, transfer, vnic};
@@ -18,6 +20,29 @@ fn spawn(net: &Net, port: &str, name: &str, last: u8) -> Result<Guest> {
 fn boot_with(name: &str, socket: PathBuf, last: u8, listens: bool, queues: usize) -> Result<Guest> {
     let nic = Nic::VhostUser { socket, mac: format!("00:50:56:00:00:{last:02x}"), listens, queues };
     Guest::boot(GuestSpec::new(name).nic(nic))
+}
+
+/// Feature bits of a virtio device as its driver accepted them (virtio 1.2, 6).
+const EVENT_IDX: usize = 29;
+const RING_PACKED: usize = 34;
+
+/// The same with a card whose rings are packed; ready, with its address.
+fn boot_packed(net: &Net, port: &str, last: u8, queues: usize) -> Result<Guest> {
+    let (socket, mac) = (net.switch.socket(port), format!("00:50:56:00:00:{last:02x}"));
+    let nic = Nic::VhostUser { socket, mac, listens: false, queues };
+    let mut guest = Guest::boot(GuestSpec::new(port).nic(nic).packed_rings())?;
+    guest.wait_ready(BOOT)?;
+    address(&mut guest, "eth0", last)?;
+    check_packed(&mut guest)?;
+    Ok(guest)
+}
+
+/// The driver agreed to packed rings and to notifications by index.
+fn check_packed(guest: &mut Guest) -> Result<()> {
+    let features = guest.sh_ok("cat /sys/class/net/eth0/device/features", SHORT)?;
+    let accepted = |bit: usize| features.as_bytes().get(bit) == Some(&b'1');
+    ensure!(accepted(RING_PACKED) && accepted(EVENT_IDX), "the driver accepted {features}");
+    Ok(())
 }
 
 /// Boots virtio guests on the ports, numbered from 1 as their addresses are.
@@ -124,6 +149,93 @@ fn a_virtio_guest_reboots() -> Result<()> {
     }
     let log = net.switch.log();
     ensure!(!log.contains("vNIC v1: the VMM has gone"), "the VMM was the same all the time: {log}");
+    net.finish()
+}
+
+/// A guest with packed rings, one with split ones, and a vmxnet3 one: echo and TCP both ways. Its rings are stopped and
+/// started by reboots in the middle of traffic.
+#[test]
+fn packed_rings() -> Result<()> {
+    let _alone = alone();
+    let net = Net::start(None, "", &two_virtio_and_a_vmxnet3())?;
+    let mut web = net.spawn("web", &["web"])?;
+    let mut split = spawn(&net, "v2", "v2", 2)?;
+    let mut packed = boot_packed(&net, "v1", 1, 1)?;
+    for (guest, number) in [(&mut split, 2), (&mut web, 3)] {
+        guest.wait_ready(BOOT)?;
+        address(guest, "eth0", number)?;
+    }
+    for to in ["10.0.0.2", "10.0.0.3", "fd00::2", "fd00::3"] {
+        ping(&mut packed, to)?;
+    }
+    for round in 0..3 {
+        transfer(&mut packed, &mut split, "10.0.0.2", 50_000_000, 1 + 4 * round)?;
+        transfer(&mut split, &mut packed, "fd00::1", 50_000_000, 2 + 4 * round)?;
+        transfer(&mut packed, &mut web, "10.0.0.3", 10_000_000, 3 + 4 * round)?;
+        transfer(&mut web, &mut packed, "10.0.0.1", 10_000_000, 4 + 4 * round)?;
+        if round < 2 {
+            let flood = split.start("guest-tool udpflood 10.0.0.1 9 20000 1000")?;
+            packed.reboot(BOOT)?;
+            split.wait(flood, SHORT)?;
+            address(&mut packed, "eth0", 1)?;
+            check_packed(&mut packed)?;
+        }
+    }
+    let log = net.switch.log();
+    ensure!(!log.contains("vNIC v1: the VMM has gone"), "the VMM was the same all the time: {log}");
+    let status = net.sums()?;
+    let input = port(&status, "v1")?.input;
+    ensure!(input.bytes > 180_000_000 && input.bytes / input.frames > 2000, "it sent in large segments: {input:?}");
+    ensure!(port(&status, "v1")?.output.bytes > 180_000_000, "what it received was counted");
+    net.finish()
+}
+
+/// A machine is paused and goes on, under load: the VMM is told where its packed rings stopped, and tells it back.
+#[test]
+fn packed_rings_go_on_where_a_pause_left_them() -> Result<()> {
+    let _alone = alone();
+    let net = Net::start(None, "", &two_virtio_and_a_vmxnet3())?;
+    let monitor = net.dir().join("v1.monitor");
+    let on_monitor = format!("unix:{},server=on,wait=off", monitor.display());
+    let (socket, mac) = (net.switch.socket("v1"), "00:50:56:00:00:01".to_owned());
+    let spec = GuestSpec::new("v1").nic(Nic::VhostUser { socket, mac, listens: false, queues: 1 }).packed_rings();
+    let extra_args = [&spec.extra_args[..], &["-monitor".to_owned(), on_monitor]].concat();
+    let mut v1 = Guest::boot(GuestSpec { extra_args, ..spec })?;
+    let mut v2 = spawn(&net, "v2", "v2", 2)?;
+    for (guest, number) in [(&mut v1, 1), (&mut v2, 2)] {
+        guest.wait_ready(BOOT)?;
+        address(guest, "eth0", number)?;
+    }
+    check_packed(&mut v1)?;
+    let mut monitor = UnixStream::connect(&monitor)?;
+    for round in 0..3 {
+        // Both ways, across the pause.
+        let receivers = [v2.start("guest-tool recv 6000 20000000")?, v1.start("guest-tool recv 6001 20000000")?];
+        let senders = [
+            v1.start(&format!("guest-tool send 10.0.0.2 6000 20000000 {}", 2 * round))?,
+            v2.start(&format!("guest-tool send 10.0.0.1 6001 20000000 {}", 2 * round + 1))?,
+        ];
+        std::thread::sleep(Duration::from_millis(50));
+        let messages = net.port("v1")?.messages;
+        monitor.write_all(b"stop\n")?;
+        let deadline = Instant::now() + SHORT;
+        while net.port("v1")?.messages == messages {
+            ensure!(Instant::now() < deadline, "the VMM did not stop its rings");
+        }
+        monitor.write_all(b"cont\n")?;
+        let [to_v2, to_v1] = senders;
+        let [at_v2, at_v1] = receivers;
+        let ends = [
+            v1.wait(to_v2, TRANSFER)?,
+            v2.wait(at_v2, TRANSFER)?,
+            v2.wait(to_v1, TRANSFER)?,
+            v1.wait(at_v1, TRANSFER)?,
+        ];
+        for pair in ends.chunks(2) {
+            ensure!(pair.iter().all(|end| end.status == 0), "{pair:?}");
+            ensure!(digest(&pair[0].text)? == digest(&pair[1].text)?, "{pair:?}");
+        }
+    }
     net.finish()
 }
 

@@ -180,6 +180,7 @@ fn entry(index: u8, active: Active, learning: bool, counters: Arc<Counters>) -> 
         state: state.clone(),
         interrupts: Interrupts::new(),
         kicks: Default::default(),
+        errors: Default::default(),
     });
     let queue: Box<dyn Ingress> = Box::new(TxQueue::new(card.clone(), 0));
     let security = Security { learning, forged_transmits: learning, ..Security::default() };

@@ -128,9 +128,9 @@ struct Owned {
 /// A queue that gave nothing in this many turns is looked at less often, as long as others keep the worker busy.
 const BARREN: u32 = 64;
 /// Seldom-used queues looked at in each turn, at least.
-const LOOKS: usize = 8;
+const LOOKS: usize = 2;
 /// Every seldom-used queue is looked at once in this many turns, however many there are.
-const ROUND: usize = 40;
+const ROUND: usize = 96;
 /// How long a worker sleeps at most: a signal that a peer failed to give costs this much, never a frame.
 const LONGEST_SLEEP: Timespec = Timespec { tv_sec: 0, tv_nsec: 50_000_000 };
 

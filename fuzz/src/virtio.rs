@@ -55,7 +55,13 @@ impl Guest {
         let event = || rustix::event::eventfd(0, rustix::event::EventfdFlags::NONBLOCK).ok();
         (0..2).for_each(|vector| interrupts.set(IrqKind::Msix, vector, event()));
         state.set_link_up(true);
-        let card = Arc::new(Card { active: Default::default(), state, interrupts, kicks: Default::default() });
+        let card = Arc::new(Card {
+            active: Default::default(),
+            state,
+            interrupts,
+            kicks: Default::default(),
+            errors: Default::default(),
+        });
         card.kicks[0].store(event().map(Arc::new));
         let (queue, path) = (TxQueue::new(card.clone(), 0), RxPath::new(card.clone()));
         let mut guest = Guest {

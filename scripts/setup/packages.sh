@@ -3,7 +3,7 @@
 # command:package, for what the build and the tests call
 needed_commands="cc:gcc make:make ip:iproute2 ping:iputils-ping ethtool:ethtool cpio:cpio gzip:gzip xz:xz-utils
     flock:util-linux setpriv:util-linux clang:clang m4:m4 pkg-config:pkg-config
-    linux.uml:user-mode-linux"
+    linux.uml:user-mode-linux dpdk-testpmd:dpdk-dev stdbuf:coreutils mount:mount"
 # file:package
 needed_files="/usr/lib/x86_64-linux-gnu/libc.a:libc6-dev /usr/share/keyrings/debian-archive-keyring.gpg:debian-archive-keyring
     /etc/ssl/certs/ca-certificates.crt:ca-certificates /usr/include/libelf.h:libelf-dev /usr/include/zlib.h:zlib1g-dev"

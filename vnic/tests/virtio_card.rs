@@ -121,6 +121,7 @@ impl Rig {
             state,
             interrupts,
             kicks: Default::default(),
+            errors: Default::default(),
         });
         card.kicks[0].store(kick);
         let (queue, path) = (TxQueue::new(card.clone(), 0), RxPath::new(card.clone()));

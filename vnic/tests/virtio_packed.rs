@@ -157,6 +157,7 @@ impl Rig {
             state,
             interrupts,
             kicks: Default::default(),
+            errors: Default::default(),
         });
         card.kicks[0].store(Some(Arc::new(event())));
         let (queue, path) = (TxQueue::new(card.clone(), 0), RxPath::new(card.clone()));

@@ -192,6 +192,7 @@ fn entry(spec: &Spec, active: Active, counters: Arc<Counters>) -> PortEntry {
         state: state.clone(),
         interrupts: Interrupts::new(),
         kicks: Default::default(),
+        errors: Default::default(),
     });
     let queue: Box<dyn Ingress> = Box::new(TxQueue::new(card.clone(), 0));
     let security = Security { learning: spec.learning, forged_transmits: spec.learning, ..Security::default() };

@@ -1,12 +1,10 @@
 //! The control half of a virtio card: what the VMM's messages say, made into rings for the workers.
 
 use std::fs::File;
-use std::os::fd::OwnedFd;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU16, Ordering};
+use std::sync::atomic::Ordering;
 
-use arrayvec::ArrayVec;
-use dataplane::{Egress, Grace, Ingress, PortState, RxFilter};
+use dataplane::{Egress, Grace, Ingress, PortState};
 use sharedmem::MemTable;
 use vhost::vhost_user::message::{
     VhostTransferStateDirection, VhostTransferStatePhase, VhostUserConfigFlags, VhostUserInflight, VhostUserLog,
@@ -18,11 +16,9 @@ use wire::Mac;
 
 use super::control::Control;
 use super::memory::span;
-use super::vring::{Vring, quiet, resolve};
+use super::vring::{Vring, quiet};
 use crate::irq::{Interrupts, IrqKind};
-use crate::virtio::{
-    Active, Card, ERRORS, MAX_PAIRS, RxPath, RxQueue, RxState, TxQueue, TxQueueRings, TxState, features,
-};
+use crate::virtio::{Card, MAX_PAIRS, RxPath, TxQueue, features};
 
 /// What a card is made from.
 pub struct CardSetup {
@@ -44,17 +40,17 @@ pub struct CardSetup {
 
 /// The control half.
 pub(super) struct Device {
-    setup: Arc<CardSetup>,
-    card: Arc<Card>,
-    features: u64,
+    pub(super) setup: Arc<CardSetup>,
+    pub(super) card: Arc<Card>,
+    pub(super) features: u64,
     /// The peer may ask for an answer to any message.
     acknowledges: bool,
     /// The channel for requests of ours, held for the peer's sake: user-mode Linux has no interrupts without.
     requests: Option<Backend>,
-    table: Arc<MemTable>,
+    pub(super) table: Arc<MemTable>,
     /// Of the pairs, and the control queue.
-    vrings: [Vring; MAX_PAIRS * 2 + 1],
-    control: Control,
+    pub(super) vrings: [Vring; MAX_PAIRS * 2 + 1],
+    pub(super) control: Control,
 }
 
 /// A card without a VMM.
@@ -64,6 +60,7 @@ pub(super) fn card(setup: &CardSetup) -> Arc<Card> {
         state: setup.state.clone(),
         interrupts: setup.interrupts.clone(),
         kicks: Default::default(),
+        errors: Default::default(),
     })
 }
 
@@ -96,10 +93,9 @@ impl Device {
             kick.store(None);
             self.setup.interrupts.set(IrqKind::Msix, index * 2, None);
             self.setup.interrupts.set(IrqKind::Msix, index * 2 + 1, None);
-            self.setup.interrupts.set(IrqKind::Msix, ERRORS + index * 2, None);
-            self.setup.interrupts.set(IrqKind::Msix, ERRORS + index * 2 + 1, None);
         }
         self.setup.interrupts.set(IrqKind::Msix, MAX_PAIRS * 2, None);
+        self.card.errors.clear();
         self.rebuild();
     }
 
@@ -116,104 +112,6 @@ impl Device {
 
     fn is_control(&self, index: u32) -> bool {
         features::control_queue(self.features, self.setup.pairs) == Some(index as usize)
-    }
-
-    /// True when the driver chose packed rings.
-    fn packed(&self) -> bool {
-        self.features & features::RING_PACKED != 0
-    }
-
-    /// Puts the rings as they are now in force, and waits until nobody uses the old ones.
-    fn rebuild(&mut self) {
-        let mut active = Active {
-            table: self.table.clone(),
-            features: self.features,
-            tx: Default::default(),
-            rx: Default::default(),
-            receivers: ArrayVec::new(),
-            failed: AtomicU16::new(0),
-        };
-        let packed = self.packed();
-        let implied = self.features & features::PROTOCOL_FEATURES == 0;
-        let (mut any, mut queue) = (false, None);
-        let control = features::control_queue(self.features, self.setup.pairs);
-        let pairs = self.control.pairs().map_or(MAX_PAIRS, usize::from);
-        for (index, vring) in self.vrings.iter_mut().enumerate() {
-            if !vring.started || !(vring.enabled || implied) {
-                continue;
-            }
-            let Some(ring) = resolve(&self.table, vring, packed) else { continue };
-            if Some(index) == control {
-                vring.begin(&ring, &self.setup.name, index);
-                queue = Some((ring, vring.start(packed)));
-                continue;
-            }
-            any = true;
-            vring.begin(&ring, &self.setup.name, index);
-            let (pair, start) = (index / 2, vring.start(packed));
-            if index % 2 == 0 {
-                let state = vring.rx.get_or_insert_with(|| Arc::new(RxState::new(start))).clone();
-                // Reception is polled: the driver need not say that it gave buffers.
-                ring.ask_for_quiet();
-                active.rx[pair] = Some(RxQueue { ring, state });
-                if pair < pairs {
-                    active.receivers.push(pair as u8);
-                }
-            } else {
-                let state = vring.tx.get_or_insert_with(|| Arc::new(TxState::new(start))).clone();
-                ring.ask_for_quiet();
-                active.tx[pair] = Some(TxQueueRings { ring, state });
-            }
-        }
-        self.control.set_queue(queue);
-        let receives = !active.receivers.is_empty();
-        let before = self.card.active.swap(any.then(|| Arc::new(active)));
-        self.publish_filter(receives);
-        self.setup.grace.wake();
-        if before.is_some() {
-            self.setup.grace.wait();
-        }
-    }
-
-    /// Offers the port what the guest wants. Where the VMM keeps the control queue to itself that is not known: all that
-    /// are for its port, as if it had asked for everything, and it drops what it does not want.
-    fn publish_filter(&self, receives: bool) {
-        let wanted = if receives { self.control.filter() } else { RxFilter::closed() };
-        let before = self.setup.state.filter();
-        if **before == wanted {
-            return;
-        }
-        let started = before.mac.is_some();
-        self.setup.state.set_filter(wanted);
-        if started != receives {
-            let word = if receives { "has started" } else { "has stopped" };
-            tracing::info!("vNIC {}: the driver {word} the card", self.setup.name);
-        }
-    }
-
-    /// The descriptor by which the driver signals its control queue.
-    pub(super) fn control_kick(&self) -> Option<&Arc<OwnedFd>> {
-        self.control.kick()
-    }
-
-    /// Carries out what waits in the control queue, a bounded number of commands; true when there are more.
-    pub(super) fn serve_control(&mut self) -> bool {
-        let pairs = self.control.pairs();
-        let Some(served) = self.control.serve(&self.table) else { return false };
-        if served.broken {
-            tracing::warn!("vNIC {}: its control queue makes no sense and is not looked at any more", self.setup.name);
-        }
-        if served.commands > 0 {
-            if self.control.pairs() != pairs {
-                self.rebuild();
-            } else if self.setup.state.filter().mac.is_some() {
-                self.publish_filter(true);
-            }
-            if let Some(index) = features::control_queue(self.features, self.setup.pairs) {
-                self.setup.interrupts.raise(index);
-            }
-        }
-        served.more
     }
 
     fn set_table(&mut self, table: MemTable) {
@@ -381,7 +279,7 @@ impl VhostUserBackendReqHandlerMut for Device {
 
     fn set_vring_err(&mut self, index: u8, fd: Option<File>) -> Result<()> {
         self.vring(index.into())?;
-        self.setup.interrupts.set(IrqKind::Msix, ERRORS + usize::from(index), fd.map(quiet));
+        self.card.errors.set(IrqKind::Msix, index.into(), fd.map(quiet));
         Ok(())
     }
 

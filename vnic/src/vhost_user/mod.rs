@@ -13,6 +13,7 @@ mod connection;
 mod control;
 mod device;
 mod memory;
+mod rings;
 mod server;
 mod vring;
 

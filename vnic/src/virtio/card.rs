@@ -10,12 +10,10 @@ use dataplane::PortState;
 use sharedmem::MemTable;
 
 use super::ring::{Virtq, Virtqueue};
-use crate::irq::Interrupts;
+use crate::irq::{Interrupts, IrqKind};
 
 /// Most queue pairs of a card; each has one vector per queue.
 pub const MAX_PAIRS: usize = 8;
-/// The vector of the first queue's error eventfd: the VMM hears by it that we gave up on the queue.
-pub const ERRORS: usize = MAX_PAIRS * 2;
 /// Workers that may deliver to one queue at the same time.
 const DELIVERERS: usize = 64;
 
@@ -29,6 +27,8 @@ pub struct Card {
     pub interrupts: Arc<Interrupts>,
     /// The eventfds by which the driver signals transmit queues, by pair.
     pub kicks: [ArcSwapOption<OwnedFd>; MAX_PAIRS],
+    /// The eventfds by which the VMM hears that we gave up on a queue, as vectors by queue number.
+    pub errors: Interrupts,
 }
 
 /// Rings resolved in one memory table.
@@ -92,6 +92,14 @@ pub struct RxPositions {
     done: ArrayVec<(u16, u16), DELIVERERS>,
 }
 
+impl Card {
+    /// Tells the VMM that queue `queue` has stopped.
+    #[cold]
+    pub fn tell_error(&self, queue: usize) {
+        self.errors.trigger(IrqKind::Msix, queue);
+    }
+}
+
 impl TxState {
     /// A queue that starts at `base`.
     pub fn new(base: u16) -> TxState {
@@ -133,8 +141,8 @@ impl Active {
         self.failed.load(Ordering::Acquire) >> queue & 1 != 0
     }
 
-    /// Stops queue `queue`: its memory is gone or its ring makes no sense. The caller tells the VMM by the queue's error
-    /// eventfd ([`ERRORS`]) once it holds no lock.
+    /// Stops queue `queue`: its memory is gone or its ring makes no sense. The caller tells the VMM
+    /// ([`Card::tell_error`]) once it holds no lock.
     #[cold]
     pub fn fail(&self, queue: usize) {
         self.failed.fetch_or(1 << queue, Ordering::AcqRel);

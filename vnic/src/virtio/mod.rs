@@ -20,9 +20,10 @@ mod fast;
 pub mod features;
 mod ring;
 mod rx;
+mod spread;
 mod tx;
 
-pub use card::{Active, Card, ERRORS, MAX_PAIRS, RxQueue, RxState, TxQueueRings, TxState};
+pub use card::{Active, Card, MAX_PAIRS, RxQueue, RxState, TxQueueRings, TxState};
 pub use ring::{Virtqueue, base, position};
 pub use rx::RxPath;
 pub use tx::TxQueue;

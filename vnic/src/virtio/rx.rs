@@ -11,9 +11,10 @@ use dataplane::vnet::DATA_VALID;
 use dataplane::{BURST, Burst, Caps, Csum, Delivery, DropReason, Egress, Plan, Tally, VNET_LEN, VnetHeader};
 use sharedmem::{Lookup, MemTable, Slice, SpanHint};
 
-use super::card::{Active, Card, ERRORS, RxPositions, RxState};
+use super::card::{Active, Card, RxPositions, RxState};
 use super::features::{self, caps, header_len};
 use super::ring::{Found, Virtq, Virtqueue};
+use super::spread::queue_of;
 
 /// Chains reserved at a time; one frame takes no more.
 const CHAINS: usize = 128;
@@ -69,7 +70,7 @@ impl RxPath {
             self.card.interrupts.raise(number);
         }
         if active.failed(number) {
-            self.card.interrupts.raise(ERRORS + number);
+            self.card.tell_error(number);
         }
     }
 
@@ -78,7 +79,7 @@ impl RxPath {
     fn give_up_on(&self, active: &Active, number: usize) {
         if !active.failed(number) {
             active.fail(number);
-            self.card.interrupts.raise(ERRORS + number);
+            self.card.tell_error(number);
         }
     }
 
@@ -94,23 +95,6 @@ impl RxPath {
             }
         }
     }
-}
-
-/// A number that frames of one conversation have in common: from addresses, and for IP from what follows them.
-fn queue_of(burst: &Burst<'_>, delivery: &Delivery) -> usize {
-    let Some(frame) = burst.frames().get(usize::from(delivery.frame)) else { return 0 };
-    let mut sum = frame.src().as_u64();
-    // IPv4: addresses and ports. IPv6: the ends of the addresses and the ports.
-    let at = match wire::be16(frame.head(), 12) {
-        Some(0x0800) => 26..38,
-        Some(wire::ETHERTYPE_IPV6) => 30..58,
-        _ => 0..0,
-    };
-    for chunk in frame.head().get(at).unwrap_or(&[]).chunks_exact(4) {
-        sum = sum.rotate_left(13) ^ u64::from(u32::from_le_bytes([chunk[0], chunk[1], chunk[2], chunk[3]]));
-    }
-    // A product's bits know only of those below them: the upper half, where the ends of IPv4 addresses are, is folded in.
-    ((sum ^ (sum >> 32)).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 40) as usize
 }
 
 /// A reserved chain.
@@ -400,7 +384,3 @@ impl<'a, R: Virtq> Path<'a, R> {
         self.finish(batch.start, batch.end)
     }
 }
-
-#[cfg(test)]
-#[path = "rx_tests.rs"]
-mod tests;

@@ -8,7 +8,7 @@ use arrayvec::ArrayVec;
 use dataplane::{Arm, BURST, Burst, DropReason, Ingress, MAX_FRAME_SLICES, Offload, Sink, VNET_LEN, VnetHeader};
 use sharedmem::{MemTable, Slice, SpanHint};
 
-use super::card::{Active, Card, ERRORS, TxState};
+use super::card::{Active, Card, TxState};
 use super::chain::single;
 use super::features::{self, header_len};
 use super::ring::{Broken, Found, Virtq, Virtqueue};
@@ -143,7 +143,7 @@ impl<R: Virtq> Serving<'_, R> {
     fn give_up(&self) -> usize {
         let queue = self.pair * 2 + 1;
         self.active.fail(queue);
-        self.card.interrupts.raise(ERRORS + queue);
+        self.card.tell_error(queue);
         0
     }
 
