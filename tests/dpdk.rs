@@ -74,6 +74,14 @@ impl Testpmd {
         std::fs::read_to_string(&self.log).unwrap_or_default()
     }
 
+    /// Whether its rings are packed (virtio 1.2, feature bit 34).
+    fn packed(&self) -> Result<bool> {
+        let text = self.text();
+        let (_, after) = text.rsplit_once("features after negotiate = ").context("it tells its features")?;
+        let digits = after.split(|c: char| !c.is_ascii_hexdigit()).next().unwrap_or("");
+        Ok(u64::from_str_radix(digits, 16)? >> 34 & 1 != 0)
+    }
+
     /// The last lines of it.
     fn last_lines(&self) -> String {
         let text = self.text();
@@ -206,27 +214,44 @@ fn tables(keys: &str) -> String {
         + &vnic("v2", "Production", "virtio", 2)
 }
 
-/// Memory on huge pages on one side, on ordinary pages on the other; with mergeable buffers and without; with split
-/// rings and with packed ones.
+/// Memory on huge pages on one side, on ordinary pages on the other; with mergeable buffers and without.
 #[test]
 fn testpmd_with_testpmd() -> Result<()> {
+    let plain = ",mrg_rxbuf=0,in_order=0,packed_vq=0";
+    pairs(&[
+        ([HUGE, SMALL], ["", plain], [false; 2]),
+        ([SMALL, HUGE], [",vectorized=1", ",mrg_rxbuf=0,vectorized=1"], [false; 2]),
+    ])
+}
+
+/// The same with packed rings, and a driver of packed rings with one of split ones.
+#[test]
+fn packed_rings() -> Result<()> {
+    pairs(&[
+        ([HUGE, SMALL], [",packed_vq=1", ",packed_vq=1,mrg_rxbuf=0"], [true; 2]),
+        ([SMALL, HUGE], [",packed_vq=1,vectorized=1", ""], [true, false]),
+    ])
+}
+
+/// Two testpmds: their memory, more options of their devices, and whether their rings are to be packed.
+type Pair<'p> = ([&'p [&'p str]; 2], [&'p str; 2], [bool; 2]);
+
+/// Pairs of testpmds send to each other.
+fn pairs(all: &[Pair<'_>]) -> Result<()> {
     let _alone = alone();
     let _pages = HugePages::reserve(PAGES);
     let net = Net::start(None, "", &tables(""))?;
-    let plain = ",mrg_rxbuf=0,in_order=0,packed_vq=0";
-    for (memory, devices) in [
-        ([HUGE, SMALL], ["", plain]),
-        ([SMALL, HUGE], [",vectorized=1", ",mrg_rxbuf=0,vectorized=1"]),
-        ([HUGE, SMALL], [",packed_vq=1", ",packed_vq=1,mrg_rxbuf=0"]),
-        ([SMALL, HUGE], [",packed_vq=1", ""]),
-    ] {
+    for (memory, devices, packed) in all {
         let start = |name: &str, n: usize, last| {
-            let options = Options { memory: memory[n], last, device: devices[n], more: &[] };
+            // The driver tells what was agreed on.
+            let memory = [memory[n], &["--log-level=pmd.net.virtio.init:debug"]].concat();
+            let options = Options { memory: &memory, last, device: devices[n], more: &[] };
             Testpmd::start(net.dir(), name, &net.switch.socket(name), &options)
         };
         let (mut a, mut b) = (start("v1", 0, [1, 2])?, start("v2", 1, [2, 1])?);
         net.started("v1")?;
         net.started("v2")?;
+        ensure!([a.packed()?, b.packed()?] == *packed, "packed rings of {devices:?}: not {packed:?}");
         both_ways(&net, ("v1", &mut a, 1), ("v2", &mut b, 1))?;
         a.quit()?;
         b.quit()?;

@@ -239,6 +239,32 @@ fn packed_rings_go_on_where_a_pause_left_them() -> Result<()> {
     net.finish()
 }
 
+/// The switch crashes under packed rings, in which there is no index to tell where they stopped.
+#[test]
+fn packed_rings_survive_a_crash_of_the_switch() -> Result<()> {
+    let _alone = alone();
+    let tables = two_virtio_and_a_vmxnet3();
+    let mut net = Net::start(None, "", &tables)?;
+    let mut v1 = boot_packed(&net, "v1", 1, 1)?;
+    let mut v2 = boot_packed(&net, "v2", 2, 1)?;
+    ping(&mut v1, "10.0.0.2")?;
+    for round in 0..3 {
+        transfer(&mut v1, &mut v2, "10.0.0.2", 5_000_000, 1 + round)?;
+        let flood = v1.start("guest-tool udpflood 10.0.0.2 9 20000 1000")?;
+        std::thread::sleep(Duration::from_millis(100));
+        net.crash(&tables)?;
+        net.started("v1")?;
+        net.started("v2")?;
+        v1.wait(flood, SHORT)?;
+        let deadline = Instant::now() + BOOT;
+        while v1.sh("ping -c 1 -W 1 10.0.0.2", SHORT)?.status != 0 {
+            ensure!(Instant::now() < deadline, "v2 cannot be reached again");
+        }
+        ping(&mut v2, "fd00::1")?;
+    }
+    net.finish()
+}
+
 /// A VMM is killed under load and another takes its place; a second one beside it is turned away.
 #[test]
 fn a_virtio_vmm_is_killed_and_replaced() -> Result<()> {

@@ -4,8 +4,11 @@
 use benches::stages::{self, FRAMES, LONG, SHORT, Stage};
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 
-/// Every stage by name, and how it is made ready.
-const STAGES: &[(&str, fn() -> Stage)] = &[
+/// A stage's name, and how it is made ready.
+type Named = (&'static str, fn() -> Stage);
+
+/// Every stage.
+const STAGES: &[Named] = &[
     ("poll/64", || stages::poll(SHORT)),
     ("poll/1518", || stages::poll(LONG)),
     ("forward/1 flow", || stages::forward(1)),

@@ -1,12 +1,13 @@
-//! A guest that drives a virtio card: descriptors, chains and tables of any kind in its rings, polls and deliveries.
+//! A guest that drives a virtio card with split or packed rings: descriptors, chains and tables of any kind in its rings, polls and deliveries.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 
 use dataplane::{Arm, Ingress, PortState};
-use sharedmem::SplitRing;
+use sharedmem::{PackedRing, SplitRing};
 use vnic::irq::{Interrupts, IrqKind};
-use vnic::virtio::features::{EVENT_IDX, MRG_RXBUF, VERSION_1};
-use vnic::virtio::{Active, Card, RxPath, RxQueue, RxState, TxQueue, TxQueueRings, TxState};
+use vnic::virtio::features::{EVENT_IDX, MRG_RXBUF, RING_PACKED, VERSION_1};
+use vnic::virtio::{Active, Card, RxPath, RxQueue, RxState, TxQueue, TxQueueRings, TxState, Virtqueue, position};
 use wire::Tag;
 
 use crate::Input;
@@ -16,7 +17,7 @@ use crate::network::{MAC, Source, Wire};
 const OPERATIONS: usize = 400;
 /// Guest address of the first byte of memory.
 const BASE: u64 = 0x10_0000;
-/// Offsets of the transmit and the receive ring; areas within them.
+/// Offsets of the transmit and the receive ring; areas within them, of the driver and of the device.
 const RINGS: [u64; 2] = [0, 0x4000];
 const AVAIL: u64 = 0x2000;
 const USED: u64 = 0x3000;
@@ -26,6 +27,9 @@ const RX_BUFFERS: u64 = 0x1_0000;
 const NEXT: u16 = 1;
 const WRITE: u16 = 2;
 const INDIRECT: u16 = 4;
+/// In a packed ring.
+const IS_AVAIL: u16 = 1 << 7;
+const IS_USED: u16 = 1 << 15;
 
 thread_local! {
     static SOURCE: Source = Source::default();
@@ -44,6 +48,9 @@ struct Guest {
     /// The driver's indices, and the next descriptor it writes, of the transmit and the receive ring.
     avail: [u16; 2],
     free: [u16; 2],
+    /// Of packed rings: where the driver looks for used descriptors, and how many each chain it gave has, in their order.
+    seen: [u16; 2],
+    given: [VecDeque<u16>; 2],
     /// Indices were written as a driver does since the rings were started, and the memory is all there.
     honest: bool,
 }
@@ -76,25 +83,36 @@ impl Guest {
             size: 0,
             avail: [0; 2],
             free: [0; 2],
+            seen: [0; 2],
+            given: Default::default(),
             honest: true,
         };
         guest.start(options, 0);
         guest
     }
 
+    fn packed(&self) -> bool {
+        self.features & RING_PACKED != 0
+    }
+
     /// Starts both rings at `base`: features, sizes 4 to 256.
     fn start(&mut self, options: u8, base: u16) {
         let has = |bit: u8, feature: u64| if options & bit != 0 { feature } else { 0 };
-        self.features = has(1, VERSION_1) | has(2, MRG_RXBUF) | has(4, EVENT_IDX);
+        self.features = has(1, VERSION_1) | has(2, MRG_RXBUF) | has(4, EVENT_IDX) | has(32, RING_PACKED);
         self.size = 4 << ((options >> 3 & 3) * 2);
-        (self.avail, self.free) = ([base; 2], [0; 2]);
+        let start = if self.packed() { position(self.size, base) } else { base };
+        (self.avail, self.seen, self.free) = ([start; 2], [start; 2], [0; 2]);
+        self.given = Default::default();
         self.memory.put(BASE + TABLES, &[0; 0x5000]);
         for ring in RINGS {
             self.memory.put(BASE + ring, &[0; 0x1000]);
             self.memory.put(BASE + ring + AVAIL + 2, &base.to_le_bytes());
             self.memory.put(BASE + ring + USED + 2, &base.to_le_bytes());
+            if self.packed() {
+                self.memory.put32(BASE + ring + AVAIL, 0);
+            }
         }
-        let states = (Arc::new(TxState::new(base)), Arc::new(RxState::new(base)));
+        let states = (Arc::new(TxState::new(start)), Arc::new(RxState::new(start)));
         self.install(states.0, states.1);
         self.honest = matches!(self.shape, Shape::Whole) && !self.memory.is_shrunk();
     }
@@ -107,7 +125,11 @@ impl Guest {
                 let (region, offset, _) = table.user(BASE + at + area)?;
                 Some((region, offset))
             };
-            SplitRing::new(self.size, place(0)?, place(AVAIL)?, place(USED)?)
+            let (desc, driver, device) = (place(0)?, place(AVAIL)?, place(USED)?);
+            if self.packed() {
+                return PackedRing::new(self.size, desc, driver, device).map(Virtqueue::from);
+            }
+            SplitRing::new(self.size, desc, driver, device).map(Virtqueue::from)
         };
         let (tx_ring, rx_ring) = (ring(RINGS[0]), ring(RINGS[1]));
         let mut active = Active {
@@ -121,8 +143,8 @@ impl Guest {
         if rx_ring.is_some() {
             active.receivers.push(0);
         }
-        active.tx[0] = tx_ring.map(|ring| TxQueueRings { ring: ring.into(), state: tx });
-        active.rx[0] = rx_ring.map(|ring| RxQueue { ring: ring.into(), state: rx });
+        active.tx[0] = tx_ring.map(|ring| TxQueueRings { ring, state: tx });
+        active.rx[0] = rx_ring.map(|ring| RxQueue { ring, state: rx });
         self.active = Some(Arc::new(active));
         self.card.active.store(self.active.clone());
     }
@@ -137,14 +159,62 @@ impl Guest {
         }
     }
 
+    /// Writes a descriptor; `next` is its identifier in a packed ring.
     fn desc(&self, at: u64, (addr, len, flags, next): (u64, u32, u16, u16)) {
+        let (third, fourth) = if self.packed() { (next, flags) } else { (flags, next) };
         self.memory.put(BASE + at, &addr.to_le_bytes());
         self.memory.put32(BASE + at + 8, len);
-        self.memory.put32(BASE + at + 12, u32::from(flags) | u32::from(next) << 16);
+        self.memory.put32(BASE + at + 12, u32::from(third) | u32::from(fourth) << 16);
     }
 
-    /// Makes `head` available in ring `which`, if there is room.
+    /// The descriptor at a packed ring's position, and the flags that make it available and used there.
+    fn place(&self, which: usize, at: u16) -> (u64, u16, u16) {
+        let offset = RINGS[which] + 16 * u64::from(at & (self.size - 1));
+        if at & self.size == 0 { (offset, IS_AVAIL, IS_AVAIL | IS_USED) } else { (offset, IS_USED, 0) }
+    }
+
+    /// Takes back what the card used of packed ring `which`; returns how many descriptors are free.
+    fn take(&mut self, which: usize) -> u16 {
+        while let Some(slots) = self.given[which].front() {
+            let (at, _, used) = self.place(which, self.seen[which]);
+            if self.memory.get16(BASE + at + 14) & (IS_AVAIL | IS_USED) != used {
+                break;
+            }
+            self.seen[which] = self.seen[which].wrapping_add(*slots);
+            self.given[which].pop_front();
+        }
+        self.size.saturating_sub(self.avail[which].wrapping_sub(self.seen[which]))
+    }
+
+    /// Makes a chain of `slots` descriptors, which lie behind the last in packed ring `which`, available: the first last.
+    fn publish_packed(&mut self, which: usize, slots: u16) {
+        for n in (0..slots).rev() {
+            let (at, available, _) = self.place(which, self.avail[which].wrapping_add(n));
+            let flags = self.memory.get16(BASE + at + 14) & !(NEXT | IS_AVAIL | IS_USED);
+            let more = if n + 1 < slots { NEXT } else { 0 };
+            self.memory.put(BASE + at + 14, &(flags | more | available).to_le_bytes());
+        }
+        self.avail[which] = self.avail[which].wrapping_add(slots);
+        self.given[which].push_back(slots);
+    }
+
+    /// True when every chain given to the transmit queue has come back.
+    fn all_back(&mut self) -> bool {
+        if self.packed() {
+            self.take(0);
+            return self.given[0].is_empty();
+        }
+        self.memory.get16(BASE + RINGS[0] + USED + 2) == self.avail[0]
+    }
+
+    /// Makes `head` available in ring `which`, if there is room; in a packed ring whatever is in the next place.
     fn publish(&mut self, which: usize, head: u16) {
+        if self.packed() {
+            if self.take(which) > 0 {
+                self.publish_packed(which, 1);
+            }
+            return;
+        }
         let used = self.memory.get16(BASE + RINGS[which] + USED + 2);
         if self.honest && self.avail[which].wrapping_sub(used) >= self.size {
             return;
@@ -157,6 +227,13 @@ impl Guest {
 
     /// A chain of `parts` one after the other, in the ring or in a table.
     fn chain(&mut self, which: usize, parts: &[(u64, u32, u16)], indirect: bool) {
+        let needed = if indirect { 1 } else { parts.len() as u16 };
+        if self.packed() {
+            if self.take(which) < needed {
+                return;
+            }
+            self.free[which] = self.avail[which];
+        }
         let first = self.free[which] % self.size;
         let index = |n: usize| if indirect { n as u16 } else { (first + n as u16) % self.size };
         let start = if indirect { TABLES + u64::from(first & 15) * 0x400 } else { RINGS[which] };
@@ -168,8 +245,10 @@ impl Guest {
             let table = (BASE + start, 16 * parts.len() as u32, INDIRECT, 0);
             self.desc(RINGS[which] + 16 * u64::from(first), table);
         }
-        let taken = if indirect { 1 } else { parts.len() as u16 };
-        self.free[which] = (first + taken) % self.size;
+        if self.packed() {
+            return self.publish_packed(which, needed);
+        }
+        self.free[which] = (first + needed) % self.size;
         self.publish(which, first);
     }
 
@@ -215,6 +294,8 @@ impl Guest {
         let desc = (addr, len, u16::from(input.u8()), u16::from(input.u8()));
         // Where a receive buffer may now lie, frames may be written: over the rings, too.
         self.honest &= place & 3 == 0 || desc.2 & (WRITE | INDIRECT) == 0;
+        // In a packed ring it also says whose it is.
+        self.honest &= !self.packed() || place & 2 != 0;
         self.desc(start + 16 * u64::from(place >> 4), desc);
     }
 
@@ -225,8 +306,7 @@ impl Guest {
             return;
         }
         while self.wire.poll(&mut self.queue) > 0 {}
-        let used = self.memory.get16(BASE + RINGS[0] + USED + 2);
-        assert_eq!(used, self.avail[0], "every chain comes back, whatever it is");
+        assert!(self.all_back(), "every chain comes back, whatever it is");
     }
 
     fn step(&mut self, input: &mut Input<'_>) {
@@ -269,13 +349,18 @@ impl Guest {
             3 => self.card.state.set_link_up(input.u8() & 1 != 0),
             4 => {
                 // What a driver wishes: any index for either ring.
-                let place = BASE + RINGS[usize::from(input.u8() & 1)] + AVAIL + 4 + 2 * u64::from(self.size);
-                self.memory.put(place, &input.u16().to_le_bytes());
+                let which = input.u8();
+                let area = BASE + RINGS[usize::from(which & 1)] + AVAIL;
+                if self.packed() {
+                    self.memory.put32(area, u32::from(input.u16()) | u32::from(which) << 15);
+                } else {
+                    self.memory.put(area + 4 + 2 * u64::from(self.size), &input.u16().to_le_bytes());
+                }
             }
             _ => {
                 let idle = matches!(self.queue.arm(), Arm::Kick(_));
-                let used = self.memory.get16(BASE + RINGS[0] + USED + 2);
-                assert!(!self.honest || idle == (used == self.avail[0]), "a worker sleeps when there is nothing to do");
+                let done = !self.honest || self.all_back();
+                assert!(!self.honest || idle == done, "a worker sleeps when there is nothing to do");
             }
         }
     }

@@ -83,8 +83,11 @@ pub fn sizes(results: &Results, rounds: usize, frame: usize) -> String {
     text + &machine()
 }
 
-/// The page about workers; rows are the work, frame bytes, rates with one and two, ratio, goal.
-pub fn workers(rows: &[(&str, usize, f64, f64, f64, Option<f64>)], rounds: usize, missing: usize) -> String {
+/// A row of the page about workers: the work, frame bytes, rates with one and two, ratio, goal.
+pub type Workers<'w> = (&'w str, usize, f64, f64, f64, Option<f64>);
+
+/// The page about workers.
+pub fn workers(rows: &[Workers<'_>], rounds: usize, missing: usize) -> String {
     let mut text = format!(
         "Million frames per second of the time in which the workers forward, one pinned to each CPU. The machine has no CPU left for a \
          generator, so each worker's thread plays its own guests, between batches of 16 turns; both begin a batch together, and the \

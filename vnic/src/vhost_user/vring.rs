@@ -7,7 +7,7 @@ use std::sync::Arc;
 use rustix::fs::OFlags;
 use sharedmem::{MemTable, PackedRing, SplitRing};
 
-use crate::virtio::{RxState, TxState, Virtqueue, base, position};
+use crate::virtio::{RxState, TxState, Virtqueue, base, position, resume};
 
 /// One ring as the VMM described it so far.
 #[derive(Clone, Default)]
@@ -64,23 +64,19 @@ impl Vring {
 impl Vring {
     /// Ring number `index` of the vNIC `name` starts: behind the last entry that the driver was given back. That is where
     /// we stop, and where it is to go on after a switch that crashed, whatever base is told then: QEMU takes the
-    /// index from the ring as we do, but DPDK says 0. (A packed ring has no index in it; there the base is believed.)
+    /// index from the ring as we do, but DPDK says 0. (A packed ring has no index in it: there QEMU tells the base of long
+    /// ago, and the descriptors tell better.)
     pub(super) fn begin(&mut self, ring: &Virtqueue, name: &str, index: usize) {
-        let ring = match ring {
-            Virtqueue::Split(ring) => ring,
-            Virtqueue::Packed(ring) => {
-                // User-mode Linux says 0 of a new packed ring, which leaves the wrap counter out. Where descriptor 0 was
-                // never used, the first round it is: in a later one bit 15 (used) of its flags would be set.
-                if self.base == 0 && ring.desc(0).is_some_and(|desc| desc.flags & 1 << 15 == 0) {
-                    self.base = 0x8000;
-                }
-                return;
-            }
+        if self.rx.is_some() || self.tx.is_some() {
+            return;
+        }
+        let left = match ring {
+            Virtqueue::Split(ring) => ring.used_idx(),
+            Virtqueue::Packed(ring) => base(self.size, resume(ring, position(self.size, self.base))),
         };
-        let used = ring.used_idx();
-        if self.rx.is_none() && self.tx.is_none() && used != self.base {
-            tracing::info!("vNIC {name}: ring {index} goes on at {used}, where it was left, not at {}", self.base);
-            self.base = used;
+        if left != self.base {
+            tracing::info!("vNIC {name}: ring {index} goes on at {left}, where it was left, not at {}", self.base);
+            self.base = left;
         }
     }
 }

@@ -333,7 +333,8 @@ fn expand(table: &MemTable, chain: &Descriptors, packed: bool) -> Option<Descrip
             let mut bytes = [0; 16];
             place.read_at(at * 16, &mut bytes).then_some(())?;
             let inner = VirtqDesc::from_bytes(bytes, packed);
-            (inner.flags & INDIRECT == 0).then_some(())?;
+            // In a packed ring's table only the direction counts (2.8.7).
+            (packed || inner.flags & INDIRECT == 0).then_some(())?;
             whole.try_push(inner).ok()?;
         }
     }

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use sharedmem::{DriverRing, SharedPage, Span, SplitRing};
+use sharedmem::{DriverRing, PackedRing, SharedPage, Span, SplitRing};
 
 use super::*;
 
@@ -208,4 +208,40 @@ fn hostile_chains_are_given_back() {
     // An index far ahead.
     rig.driver.publish(rig.next.wrapping_add(SIZE + 1));
     assert!(serve(&rig.queue, &rig.table, rig.next, &mut wishes).broken);
+}
+
+/// The same in a packed ring: a chain of three descriptors, and a table.
+#[test]
+fn commands_come_by_a_packed_ring() {
+    let page = SharedPage::new("control", 16384).expect("memory");
+    let (region, memory) = (page.region(), page.slice());
+    let ring = PackedRing::new(4, (region, 0), (region, 256), (region, 260)).expect("a ring");
+    let queue = Virtqueue::from(ring);
+    let span = Span { guest: GUEST, len: 16384, user: GUEST, region: Arc::clone(region), offset: 0 };
+    let table = MemTable::new().with(span).expect("a table");
+    let mut wishes = quiet();
+    let entry = |addr: u64, len: u32, id: u16, flags: u16| {
+        [&addr.to_le_bytes()[..], &len.to_le_bytes(), &id.to_le_bytes(), &flags.to_le_bytes()].concat()
+    };
+    let (command, answer) = (GUEST + 4096, GUEST + 8192);
+    // All multicast on, in the first round of the ring (wrap counter 1).
+    assert!(memory.write_at(4096, &[0, 1, 1]) && memory.write_at(8192, &[0xee]));
+    let chain = [entry(command, 2, 0, 0x81), entry(command + 2, 1, 0, 0x81), entry(answer, 1, 7, 0x82)].concat();
+    assert!(memory.write_at(0, &chain));
+    let served = serve(&queue, &table, 0, &mut wishes);
+    assert_eq!(served, Served { next: 3, commands: 1, more: false, broken: false });
+    assert!(wishes.filter().all_multicast);
+    let (mut used, mut told) = ([0; 8], [0]);
+    assert!(memory.read_at(8, &mut used) && memory.read_at(8192, &mut told));
+    assert_eq!((used, told), ([1, 0, 0, 0, 7, 0, 0x80, 0x80], [0]));
+    // Off, by a table at the ring's last place; its entries' identifiers and other flags mean nothing.
+    assert!(memory.write_at(4096, &[0, 1, 0]) && memory.write_at(8192, &[0xee]));
+    let indirect = [entry(command, 3, 0xffff, 0x8085), entry(answer, 1, 4, 2)].concat();
+    assert!(memory.write_at(12288, &indirect) && memory.write_at(48, &entry(GUEST + 12288, 32, 9, 0x84)));
+    let served = serve(&queue, &table, served.next, &mut wishes);
+    assert_eq!((served.next, served.commands, served.broken), (4, 1, false));
+    assert!(!wishes.filter().all_multicast && memory.read_at(8192, &mut told) && told == [0]);
+    // A chain without an end.
+    (0..4).for_each(|n| assert!(memory.write_at(16 * n, &entry(command, 1, 0, 0x8001))));
+    assert!(serve(&queue, &table, served.next, &mut wishes).broken);
 }

@@ -24,6 +24,6 @@ mod spread;
 mod tx;
 
 pub use card::{Active, Card, MAX_PAIRS, RxQueue, RxState, TxQueueRings, TxState};
-pub use ring::{Virtqueue, base, position};
+pub use ring::{Virtqueue, base, position, resume};
 pub use rx::RxPath;
 pub use tx::TxQueue;
