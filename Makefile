@@ -2,7 +2,7 @@
 #
 #   make demo   shows the switch at work with three VMs and a physical network of namespaces
 #   make test   runs every test: units, soft guests, namespaces, real guests
-#   make bench  the switch beside OVS-DPDK and testpmd (about ten minutes): benches/RESULTS.md
+#   make bench  the switch beside OVS, testpmd, the Linux bridge and VDE (about 25 minutes): benches/RESULTS.md
 #   make lint   formatting, clippy, licences, dependency arrows, where unsafe stands
 
 TOOLS := scripts/with-tools

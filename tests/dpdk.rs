@@ -301,11 +301,21 @@ fn two_queue_pairs() -> Result<()> {
 /// switch does. Then testpmd starts its rings anew without emptying them, and says that they begin at 0.
 #[test]
 fn a_testpmd_that_listens() -> Result<()> {
+    listens(",server=1")
+}
+
+/// The same with packed rings.
+#[test]
+fn a_testpmd_that_listens_with_packed_rings() -> Result<()> {
+    listens(",server=1,packed_vq=1")
+}
+
+fn listens(device: &str) -> Result<()> {
     let _alone = alone();
     let client = "vhost_mode = \"client\"\n";
     let mut net = Net::start(None, "", &tables(client))?;
     let socket = net.switch.socket("v1");
-    let listens = Options { memory: SMALL, last: [1, 2], device: ",server=1", more: &[] };
+    let listens = Options { memory: SMALL, last: [1, 2], device, more: &[] };
     let connects = Options { memory: SMALL, last: [2, 1], device: "", more: &[] };
     let mut b = Testpmd::start(net.dir(), "v2", &net.switch.socket("v2"), &connects)?;
     let mut a = Testpmd::start(net.dir(), "v1", &socket, &listens)?;

@@ -711,7 +711,7 @@ fn buffers_of_a_frame_are_used_at_once() {
             let ring = memory.slice(RX_RING, 64 * 16).unwrap();
             for round in 0..5000u16 {
                 let flags = |at: u32| ring.load_u16(at as usize % 64 * 16 + 14).unwrap() & (AVAIL | USED);
-                let used = |at: u32| flags(at) == if at / 64 % 2 == 0 { AVAIL | USED } else { 0 };
+                let used = |at: u32| flags(at) == if (at / 64).is_multiple_of(2) { AVAIL | USED } else { 0 };
                 let first = u32::from(round) * u32::from(BUFFERS);
                 while !used(first) {
                     std::hint::spin_loop();
@@ -825,6 +825,19 @@ fn a_ring_goes_on_where_a_crash_left_it() {
                     rig.used(TX);
                 }
             }
+        }
+    }
+}
+
+/// User-mode Linux says base 0 of a new ring, which leaves out the wrap counter.
+#[test]
+fn a_new_ring_begins_in_the_first_round() {
+    for given in 0..=64 {
+        let mut rig = Rig::new(MERGE);
+        (0..given).for_each(|slot| assert!(usize::from(rig.arm(slot, 100)) < 64));
+        let ring = rig.rings[RX].open(&rig.memory);
+        for told in [0, 0x8000] {
+            assert_eq!(base(64, resume(&ring, position(64, told))), 0x8000, "{given} buffers, told {told:#x}");
         }
     }
 }

@@ -14,8 +14,10 @@ use super::{Came, Checker, Station};
 const TURNS: u32 = 64;
 /// How long frames may be on their way after the last was sent.
 const DRAIN: Duration = Duration::from_millis(100);
+/// The same while some have not come.
+const MISSING_DRAIN: Duration = Duration::from_millis(500);
 /// A port on which frames keep coming is not waited for longer than this.
-const LONGEST_DRAIN: Duration = Duration::from_secs(1);
+const LONGEST_DRAIN: Duration = Duration::from_secs(2);
 /// One frame at a time is lost when it has not come by then.
 const LATE: Duration = Duration::from_millis(20);
 
@@ -284,14 +286,20 @@ fn teach(ends: &mut [End; 2]) -> Result<()> {
     drain(ends)
 }
 
-/// Takes what is still on its way.
+/// Takes what is still on its way. While frames are missing it waits longer for them: a switch that has to share its CPU
+/// may be late.
 fn drain(ends: &mut [End; 2]) -> Result<()> {
     let start = Instant::now();
     let mut quiet = start;
     let [a, b] = ends;
-    while quiet.elapsed() < DRAIN && start.elapsed() < LONGEST_DRAIN {
+    loop {
         if b.collect()? | a.collect()? {
             quiet = Instant::now();
+        }
+        let (one, other) = (a.totals(), b.totals());
+        let missing = one.posted + other.posted > one.came + other.came;
+        if quiet.elapsed() >= if missing { MISSING_DRAIN } else { DRAIN } || start.elapsed() >= LONGEST_DRAIN {
+            break;
         }
     }
     // Whose time is not asked for any more.
