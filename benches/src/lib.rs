@@ -1,14 +1,16 @@
 //! How fast the switch is: what one frame costs in each stage, and the whole switch beside the ones people use.
 //!
 //! ```text
-//!   Loom: [memory port] --Burst--> admit, resolve, lists --Plan--> [memory port]     one thread, turn by turn
-//!          frames lie ready                                        room is always there
+//!   Loom:   [memory port] --Burst--> admit, resolve, lists --Plan--> [memory port]   frames lie ready, room is always there
+//!   Rings:  guest's TX ring --poll--> the same --deliver--> guest's RX ring          the guests' part is not counted
+//!   stages: each arrow alone                       size: Rings with many ports, addresses, VLANs, and two workers
+//!   side:   the whole program beside its peers, over sockets and namespaces
 //! ```
 //!
-//! [`side`] is the whole program beside its peers, for `make bench`. [`Loom`] is the data path with nothing around it: its ports' rings are plain arrays of buffers, so what is counted
-//! or timed is `dataplane` alone. The real rings stand beside it in the same benches.
+//! [`Loom`], [`Rings`], [`stages`] and [`size`] take a worker's turns in their own thread; [`side`] is `make bench`.
 #![forbid(unsafe_code)]
 
+mod guests;
 mod loom;
 mod rings;
 pub mod side;

@@ -27,7 +27,8 @@ use sharedmem::{SharedPage, Slice};
 use wire::Mac;
 
 use crate::Rings;
-use crate::rings::{VLAN, learned, mac, port};
+use crate::guests::mac;
+use crate::rings::{VLAN, learned, port};
 
 /// Frames of one round of any stage: frames that came out, or lookups, or sums.
 pub const FRAMES: usize = 128;
@@ -103,7 +104,7 @@ pub fn poll(frame: usize) -> Stage {
     let mut queue = entry.queues.first().and_then(|(slot, _)| slot.take()).expect("the queue");
     let mut sink = Taken(0);
     Stage::new(move || {
-        guest.tx.offer(FRAMES as u16);
+        guest.send(FRAMES as u16, None);
         let before = sink.0;
         let ((), took) = timed(|| {
             for _ in 0..FRAMES / BURST {
@@ -121,7 +122,7 @@ pub fn deliver(frame: usize) -> Stage {
     let memory = frames(frame, BURST, 1);
     let list: Vec<Delivery> = (0..BURST as u8).map(|frame| Delivery { frame, tag: None }).collect();
     Stage::new(move || {
-        guest.rx.offer(FRAMES as u16);
+        guest.receive();
         let (mut burst, mut tally) = (Burst::new(), Tally::new());
         (0..BURST).for_each(|at| burst.push(&[frame_at(&memory, at, frame)], None, Offload::default()));
         let ((), took) = timed(|| {

@@ -7,7 +7,7 @@ use std::fmt::Debug;
 use std::io::Write;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use dataplane::Grace;
 use proptest::prelude::*;
@@ -16,6 +16,14 @@ use tracing::span::{Attributes, Id, Record};
 use tracing::{Event, Metadata, Subscriber};
 use vfio_user_support::{Raw, Served, bytes, card, event, memfd, write};
 use vnic::vfio_user::{Header, Session};
+
+/// Held by each test: whether a message is wanted at all is remembered for the whole process, and what a test without a
+/// subscriber leaves behind there would silence the others.
+static ALONE: Mutex<()> = Mutex::new(());
+
+fn alone() -> MutexGuard<'static, ()> {
+    ALONE.lock().unwrap_or_else(PoisonError::into_inner)
+}
 
 /// A subscriber that keeps messages.
 #[derive(Clone, Default)]
@@ -61,6 +69,7 @@ fn map(iova: u64, len: u64) -> Vec<u8> {
 
 #[test]
 fn memory_that_is_not_shared_is_told_once_per_connection() {
+    let _alone = alone();
     let log = Log::default();
     let count = |log: &Log| log.0.lock().unwrap().iter().filter(|m| m.contains("share=on")).count();
     tracing::subscriber::with_default(log.clone(), || {
@@ -88,6 +97,7 @@ fn memory_that_is_not_shared_is_told_once_per_connection() {
 
 #[test]
 fn complaints_are_bounded() {
+    let _alone = alone();
     let log = Log::default();
     tracing::subscriber::with_default(log.clone(), || {
         let mut session = Session::new(card(Grace::new(0)).0);
@@ -154,6 +164,7 @@ proptest! {
     fn any_messages(
         messages in proptest::collection::vec((0u16..20, payload(), 0u32..3, proptest::collection::vec(any::<u8>(), 0..4), any::<bool>()), 0..60),
     ) {
+        let _alone = alone();
         let (card, _page, seen) = card(Grace::new(0));
         let (state, interrupts) = (card.state.clone(), card.interrupts.clone());
         let mut session = Session::new(card);
@@ -191,6 +202,7 @@ proptest! {
     /// Bytes that are no protocol at all, over the socket; afterwards a good VMM is served.
     #[test]
     fn any_bytes(pieces in proptest::collection::vec(proptest::collection::vec(any::<u8>(), 1..200), 1..20)) {
+        let _alone = alone();
         let served = Served::start();
         let mut raw = Raw::connect(&served.path);
         for piece in pieces {

@@ -1,28 +1,20 @@
 //! A driver in shared memory against the card: frames and buffers in every shape, and rings that make no sense.
 
-use std::os::fd::{AsFd, OwnedFd};
+mod rig;
+
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
-use std::sync::atomic::AtomicU16;
 use std::time::{Duration, Instant};
 
-use arc_swap::ArcSwapOption;
-use arrayvec::ArrayVec;
-use dataplane::{
-    Arm, Burst, Caps, Counters, Csum, Delivery, DropReason, Egress, Ingress, MAX_FRAME_SLICES, Offload, Plan,
-    PortState, PortTotals, Sink, Tally,
-};
+use dataplane::{Arm, Csum, DropReason, Ingress, MAX_FRAME_SLICES, Offload, Tally};
 use proptest::prelude::*;
-use sharedmem::{MemTable, Region, Span, SplitRing};
+use rig::{BASE, MAC, SIZE, Wire, card, counted, deliver, frame, no_rings, region};
+use sharedmem::{Region, SplitRing};
 use virtio_queue::{Queue, QueueT};
 use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
-use vnic::irq::{Interrupts, IrqKind};
 use vnic::virtio::features::{EVENT_IDX, MRG_RXBUF, VERSION_1, header_len};
 use vnic::virtio::{Active, Card, RxPath, RxQueue, RxState, TxQueue, TxQueueRings, TxState};
-use wire::Mac;
 
-/// Guest address of the first byte of memory.
-const BASE: u64 = 0x4000_0000;
-const SIZE: usize = 4 << 20;
 /// Where things lie in memory.
 const TX_RING: usize = 0;
 const RX_RING: usize = 0x8000;
@@ -32,13 +24,6 @@ const RX_BUFFERS: usize = 0x20_0000;
 const NEXT: u16 = 1;
 const WRITE: u16 = 2;
 const INDIRECT: u16 = 4;
-const MAC: Mac = Mac([0, 0x50, 0x56, 0, 0, 1]);
-
-fn region(len: usize) -> Arc<Region> {
-    let file = tempfile::tempfile().unwrap();
-    file.set_len(len as u64).unwrap();
-    Region::map(file.as_fd(), 0, len, true).unwrap()
-}
 
 /// One descriptor: address, length, flags, next.
 type Desc = (u64, u32, u16, u16);
@@ -88,42 +73,13 @@ impl Rig {
     /// With rings of 64; memory in spans that meet at `cuts`.
     fn new(features: u64, cuts: &[usize]) -> Rig {
         let memory = region(SIZE);
-        let mut table = MemTable::new();
-        let ends: Vec<usize> = [0].into_iter().chain(cuts.iter().copied()).chain([SIZE]).collect();
-        for pair in ends.windows(2) {
-            let (guest, len) = (BASE + pair[0] as u64, (pair[1] - pair[0]) as u64);
-            let span = Span { guest, len, user: guest, region: memory.clone(), offset: pair[0] };
-            table = table.with(span).unwrap();
-        }
         let (tx, rx) = (Ring::new(TX_RING, 64), Ring::new(RX_RING, 64));
-        let mut active = Active {
-            table: Arc::new(table),
-            features,
-            tx: Default::default(),
-            rx: Default::default(),
-            receivers: ArrayVec::new(),
-            failed: AtomicU16::new(0),
-        };
+        let mut active = no_rings(&memory, features, cuts);
         active.tx[0] = Some(TxQueueRings { ring: tx.open(&memory).into(), state: Arc::new(TxState::new(0)) });
         active.rx[0] = Some(RxQueue { ring: rx.open(&memory).into(), state: Arc::new(RxState::new(0)) });
         active.receivers.push(0);
         let active = Arc::new(active);
-        let (state, interrupts) = (Arc::new(PortState::new()), Interrupts::new());
-        state.set_link_up(true);
-        let event = || rustix::event::eventfd(0, rustix::event::EventfdFlags::NONBLOCK).unwrap();
-        let calls = [event(), event()];
-        for (index, call) in calls.iter().enumerate() {
-            interrupts.set(IrqKind::Msix, index, Some(call.try_clone().unwrap()));
-        }
-        let kick = Some(Arc::new(event()));
-        let card = Arc::new(Card {
-            active: ArcSwapOption::new(Some(active.clone())),
-            state,
-            interrupts,
-            kicks: Default::default(),
-            errors: Default::default(),
-        });
-        card.kicks[0].store(kick);
+        let (card, calls) = card(&active);
         let (queue, path) = (TxQueue::new(card.clone(), 0), RxPath::new(card.clone()));
         let header = header_len(features);
         Rig { memory, card, active, queue, path, tx, rx, calls, header }
@@ -219,7 +175,7 @@ impl Rig {
     }
 
     fn poll(&mut self) -> Wire {
-        let mut wire = Wire { frames: vec![], rejected: vec![], caps: Caps::default(), offloads: vec![] };
+        let mut wire = Wire::default();
         while self.queue.poll(&mut wire) > 0 {}
         wire
     }
@@ -244,57 +200,6 @@ impl Rig {
         let ring = if tx { &self.tx } else { &self.rx };
         self.poke(ring.areas()[1] + 4 + 2 * usize::from(ring.size), &index.to_le_bytes());
     }
-}
-
-/// What the switch got.
-struct Wire {
-    frames: Vec<Vec<u8>>,
-    rejected: Vec<DropReason>,
-    offloads: Vec<Offload>,
-    caps: Caps,
-}
-
-impl Sink for Wire {
-    fn forward(&mut self, burst: &Burst<'_>) {
-        let scratch = region(1 << 17);
-        for (i, frame) in burst.frames().iter().enumerate() {
-            self.offloads.push(frame.offload());
-            let plan = Plan::new(burst, &Delivery { frame: i as u8, tag: frame.tag() }, self.caps).unwrap();
-            for segment in 0..plan.count() {
-                let room = scratch.slice(0, plan.len(segment)).unwrap();
-                assert!(plan.write(segment, &[room]));
-                let mut bytes = vec![0; plan.len(segment)];
-                assert!(room.read_at(0, &mut bytes));
-                self.frames.push(bytes);
-            }
-        }
-        self.rejected.extend(burst.rejected().iter().map(|(reason, _)| *reason));
-    }
-}
-
-fn deliver(path: &dyn Egress, frames: &[Vec<u8>], offload: Offload) -> Tally {
-    let memory = region(frames.iter().map(Vec::len).sum::<usize>().max(1));
-    let mut burst = Burst::new();
-    let mut at = 0;
-    for frame in frames {
-        let slice = memory.slice(at, frame.len()).unwrap();
-        assert!(slice.write_at(0, frame));
-        burst.push(&[slice], None, offload);
-        at += frame.len();
-    }
-    assert!(burst.rejected().is_empty(), "these frames are good");
-    let list: Vec<Delivery> = (0..frames.len()).map(|i| Delivery { frame: i as u8, tag: None }).collect();
-    let mut tally = Tally::new();
-    path.deliver(&burst, &list, &mut tally);
-    tally
-}
-
-/// A frame of `len` bytes whose payload tells `seed`.
-fn frame(len: usize, seed: u8) -> Vec<u8> {
-    let mut bytes = MAC.0.to_vec();
-    bytes.extend([0, 0x50, 0x56, 0, 0, 9, 0x88, 0xb6]);
-    bytes.extend((14..len).map(|i| (i as u8).wrapping_mul(7).wrapping_add(seed)));
-    bytes
 }
 
 #[test]
@@ -446,14 +351,6 @@ fn tcp(payload: usize) -> Vec<u8> {
     frame.extend([0, 80, 1, 2, 0, 0, 0, 1, 0, 0, 0, 9, 0x50, 0x18, 0x20, 0, 0, 0, 0, 0]);
     frame.extend((0..payload).map(|i| (i % 251) as u8));
     frame
-}
-
-fn counted(tally: &Tally) -> PortTotals {
-    let counters = Counters::new(1);
-    counters.count_out(0, tally);
-    let totals = counters.totals();
-    assert!(totals.balanced(), "{totals:?}");
-    totals
 }
 
 #[test]

@@ -1,29 +1,22 @@
 //! A driver with packed rings in shared memory against the card: frames and buffers in every shape, rings that wrap,
 //! notifications, and rings that make no sense. Facts: virtio 1.2, section 2.8.
 
+mod rig;
+
 use std::collections::VecDeque;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU16, Ordering, fence};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use arc_swap::ArcSwapOption;
-use arrayvec::ArrayVec;
-use dataplane::{
-    Arm, Burst, Caps, Counters, Delivery, DropReason, Egress, Ingress, Offload, Plan, PortState, PortTotals, Sink,
-    Tally,
-};
+use dataplane::{Arm, Burst, DropReason, Ingress, Offload, Sink, Tally};
 use proptest::prelude::*;
-use sharedmem::{MemTable, PackedRing, Region, Span};
-use vnic::irq::{Interrupts, IrqKind};
+use rig::{BASE, SIZE, Wire, card, counted, deliver, frame, no_rings, region};
+use sharedmem::{PackedRing, Region};
 use vnic::virtio::features::{EVENT_IDX, MRG_RXBUF, RING_PACKED, VERSION_1, header_len};
 use vnic::virtio::{Active, Card, RxPath, RxQueue, RxState, TxQueue, TxQueueRings, TxState, base, position, resume};
-use wire::Mac;
 
-/// Guest address of the first byte of memory.
-const BASE: u64 = 0x4000_0000;
-const SIZE: usize = 4 << 20;
 /// Where things lie in memory.
 const TX_RING: usize = 0;
 const RX_RING: usize = 0x8000;
@@ -42,13 +35,6 @@ const USED: u16 = 1 << 15;
 const ENABLE: u16 = 0;
 const DISABLE: u16 = 1;
 const AT: u16 = 2;
-const MAC: Mac = Mac([0, 0x50, 0x56, 0, 0, 1]);
-
-fn region(len: usize) -> Arc<Region> {
-    let file = tempfile::tempfile().unwrap();
-    file.set_len(len as u64).unwrap();
-    Region::map(file.as_fd(), 0, len, true).unwrap()
-}
 
 /// Address, length and flags of a piece of a chain.
 type Piece = (u64, u32, u16);
@@ -121,22 +107,8 @@ impl Rig {
     /// With rings of these sizes (receive, transmit) that begin at `start`; memory in spans that meet at `cuts`.
     fn sized(features: u64, sizes: [u16; 2], start: (u16, bool), cuts: &[usize]) -> Rig {
         let memory = region(SIZE);
-        let mut table = MemTable::new();
-        let ends: Vec<usize> = [0].into_iter().chain(cuts.iter().copied()).chain([SIZE]).collect();
-        for pair in ends.windows(2) {
-            let (guest, len) = (BASE + pair[0] as u64, (pair[1] - pair[0]) as u64);
-            let span = Span { guest, len, user: guest, region: memory.clone(), offset: pair[0] };
-            table = table.with(span).unwrap();
-        }
         let rings = [Ring::new(RX_RING, sizes[RX], start), Ring::new(TX_RING, sizes[TX], start)];
-        let mut active = Active {
-            table: Arc::new(table),
-            features,
-            tx: Default::default(),
-            rx: Default::default(),
-            receivers: ArrayVec::new(),
-            failed: AtomicU16::new(0),
-        };
+        let mut active = no_rings(&memory, features, cuts);
         // As a VMM tells it: index and wrap counter.
         let base = start.0 | if start.1 { 0x8000 } else { 0 };
         let [rx_at, tx_at] = sizes.map(|size| position(size, base));
@@ -145,21 +117,7 @@ impl Rig {
         active.rx[0] = Some(RxQueue { ring: rings[RX].open(&memory).into(), state: Arc::new(RxState::new(rx_at)) });
         active.receivers.push(0);
         let active = Arc::new(active);
-        let (state, interrupts) = (Arc::new(PortState::new()), Interrupts::new());
-        state.set_link_up(true);
-        let event = || rustix::event::eventfd(0, rustix::event::EventfdFlags::NONBLOCK).unwrap();
-        let calls = [event(), event()];
-        for (index, call) in calls.iter().enumerate() {
-            interrupts.set(IrqKind::Msix, index, Some(call.try_clone().unwrap()));
-        }
-        let card = Arc::new(Card {
-            active: ArcSwapOption::new(Some(active.clone())),
-            state,
-            interrupts,
-            kicks: Default::default(),
-            errors: Default::default(),
-        });
-        card.kicks[0].store(Some(Arc::new(event())));
+        let (card, calls) = card(&active);
         let (queue, path) = (TxQueue::new(card.clone(), 0), RxPath::new(card.clone()));
         let rig = Rig { memory, card, active, queue, path, rings, calls, header: header_len(features) };
         // A ring that begins in the second round was left behind by one in which all was used.
@@ -310,7 +268,7 @@ impl Rig {
     }
 
     fn deliver(&self, frames: &[Vec<u8>]) -> Tally {
-        deliver(&self.path, frames)
+        deliver(&self.path, frames, Offload::default())
     }
 
     /// How often a queue's eventfd was written since the last look.
@@ -334,63 +292,6 @@ impl Rig {
 
 fn buffer(slot: usize, len: u32) -> Piece {
     (BASE + (RX_BUFFERS + slot * 2048) as u64, len, WRITE)
-}
-
-/// What the switch got.
-#[derive(Default)]
-struct Wire {
-    frames: Vec<Vec<u8>>,
-    rejected: Vec<DropReason>,
-}
-
-impl Sink for Wire {
-    fn forward(&mut self, burst: &Burst<'_>) {
-        let scratch = region(1 << 17);
-        for (i, frame) in burst.frames().iter().enumerate() {
-            let plan = Plan::new(burst, &Delivery { frame: i as u8, tag: frame.tag() }, Caps::default()).unwrap();
-            for segment in 0..plan.count() {
-                let room = scratch.slice(0, plan.len(segment)).unwrap();
-                assert!(plan.write(segment, &[room]));
-                let mut bytes = vec![0; plan.len(segment)];
-                assert!(room.read_at(0, &mut bytes));
-                self.frames.push(bytes);
-            }
-        }
-        self.rejected.extend(burst.rejected().iter().map(|(reason, _)| *reason));
-    }
-}
-
-fn deliver(path: &dyn Egress, frames: &[Vec<u8>]) -> Tally {
-    let memory = region(frames.iter().map(Vec::len).sum::<usize>().max(1));
-    let mut burst = Burst::new();
-    let mut at = 0;
-    for frame in frames {
-        let slice = memory.slice(at, frame.len()).unwrap();
-        assert!(slice.write_at(0, frame));
-        burst.push(&[slice], None, Offload::default());
-        at += frame.len();
-    }
-    assert!(burst.rejected().is_empty(), "these frames are good");
-    let list: Vec<Delivery> = (0..frames.len()).map(|i| Delivery { frame: i as u8, tag: None }).collect();
-    let mut tally = Tally::new();
-    path.deliver(&burst, &list, &mut tally);
-    tally
-}
-
-fn counted(tally: &Tally) -> PortTotals {
-    let counters = Counters::new(1);
-    counters.count_out(0, tally);
-    let totals = counters.totals();
-    assert!(totals.balanced(), "{totals:?}");
-    totals
-}
-
-/// A frame of `len` bytes whose payload tells `seed`.
-fn frame(len: usize, seed: u8) -> Vec<u8> {
-    let mut bytes = MAC.0.to_vec();
-    bytes.extend([0, 0x50, 0x56, 0, 0, 9, 0x88, 0xb6]);
-    bytes.extend((14..len).map(|i| (i as u8).wrapping_mul(7).wrapping_add(seed)));
-    bytes
 }
 
 #[test]
@@ -756,7 +657,7 @@ fn two_workers_deliver_to_one_queue() {
                 let mut bytes = frame(if number.is_multiple_of(3) { 1400 } else { 60 }, worker);
                 bytes[14] = worker;
                 bytes[15..19].copy_from_slice(&number.to_le_bytes());
-                let totals = counted(&deliver(&*path, &[bytes]));
+                let totals = counted(&deliver(&*path, &[bytes], Offload::default()));
                 if totals.out_frames == 1 {
                     number += 1;
                 } else {

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use dataplane::{Address, BURST, Learned, PortId, Seconds, Snapshot, Worker, Workers};
 use portgroups::{VlanMode, VlanSet};
 
-use super::guests::{Guest, Spec, accounted, mac, port};
+use crate::guests::{Guest, Spec, accounted, mac, port};
 use crate::side::median;
 
 /// Descriptors of a ring where the number of ports does not forbid it.
@@ -118,6 +118,7 @@ impl Site {
             workers: 1,
             ring: if u32::from(index) < busy { ring } else { SMALL },
             frame,
+            stations: 1,
         };
         let (entries, guests): (Vec<_>, Vec<_>) = (0..ports as u16).map(|index| port(&spec(index))).unzip();
         let mut snapshot = Snapshot::new(entries, 1500);

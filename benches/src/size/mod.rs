@@ -7,7 +7,6 @@
 //! The guests' part is done between the turns, in the same thread, and not counted.
 
 mod cases;
-mod guests;
 mod pairs;
 mod plot;
 mod report;

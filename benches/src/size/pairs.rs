@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 use dataplane::{BURST, Snapshot, Worker, Workers};
 use portgroups::VlanMode;
 
-use super::guests::{Guest, Spec, accounted, port};
+use crate::guests::{Guest, Spec, accounted, port};
 use crate::side::median;
 
 /// Turns, and bursts, of a batch.
@@ -90,6 +90,7 @@ impl Site {
                     workers: count,
                     ring: RING,
                     frame,
+                    stations: 1,
                 })
             })
             .unzip();

@@ -77,9 +77,6 @@ pub struct Found {
 
 /// What the data path needs of a ring.
 pub trait Virtq {
-    /// Number of descriptors.
-    fn size(&self) -> u16;
-
     /// True when the peer shrank the memory under it.
     fn faulted(&self) -> bool;
 
@@ -128,11 +125,6 @@ pub trait Virtq {
 
 impl Virtq for SplitRing {
     #[inline]
-    fn size(&self) -> u16 {
-        SplitRing::size(self)
-    }
-
-    #[inline]
     fn faulted(&self) -> bool {
         SplitRing::faulted(self)
     }
@@ -143,7 +135,7 @@ impl Virtq for SplitRing {
         if usize::from(there) < ids.len() {
             *known = self.avail_idx();
             there = known.wrapping_sub(at);
-            if there > SplitRing::size(self) {
+            if there > self.size() {
                 *known = at;
                 return Err(Broken);
             }
@@ -245,11 +237,6 @@ fn bare(desc: VirtqDesc) -> VirtqDesc {
 
 impl Virtq for PackedRing {
     #[inline]
-    fn size(&self) -> u16 {
-        PackedRing::size(self)
-    }
-
-    #[inline]
     fn faulted(&self) -> bool {
         PackedRing::faulted(self)
     }
@@ -286,7 +273,7 @@ impl Virtq for PackedRing {
                 return Ok(Some(Found { id: desc.next, slots, good }));
             }
             // The first descriptor is made available last: all are there (2.8.21).
-            if slots == PackedRing::size(self) {
+            if slots == self.size() {
                 return Err(Broken);
             }
             desc = self.first(at.wrapping_add(slots), 0).ok_or(Broken)?;
@@ -315,7 +302,7 @@ impl Virtq for PackedRing {
         match self.driver_event() {
             PackedEvent::Disable => false,
             PackedEvent::At(offset, wrap) if event_idx => {
-                let size = PackedRing::size(self);
+                let size = self.size();
                 let event = offset.wrapping_add(if wrap { 0 } else { size });
                 let rounds = size.wrapping_mul(2).wrapping_sub(1);
                 (after.wrapping_sub(event).wrapping_sub(1) & rounds) < (after.wrapping_sub(before) & rounds)

@@ -45,6 +45,8 @@ pub struct Spec {
     pub ring: u16,
     /// Bytes of each frame without the CRC.
     pub frame: usize,
+    /// Stations behind each guest whose addresses the frames in its buffers go round; 1: the guest's own alone.
+    pub stations: u16,
 }
 
 /// A guest's end of one queue.
@@ -151,10 +153,11 @@ pub fn port(spec: &Spec) -> (PortEntry, Guest) {
         (End { ring, avail: 0 }, Virtqueue::Split(device.expect("a ring")))
     };
     let ((tx, tx_ring), (rx, rx_ring)) = (end(0), end(ring_bytes));
-    let mut bytes = vec![0u8; HEADER];
-    bytes.extend([&mac(spec.peer, 0).0[..], &mac(spec.index, 0).0, &[0x08, 0x00]].concat());
-    bytes.resize(HEADER + spec.frame, 0x5a);
     for at in 0..spec.ring {
+        let station = at % spec.stations.max(1);
+        let mut bytes = vec![0u8; HEADER];
+        bytes.extend([&mac(spec.peer, station).0[..], &mac(spec.index, station).0, &[0x08, 0x00]].concat());
+        bytes.resize(HEADER + spec.frame, 0x5a);
         let place = buffers + usize::from(at) * STRIDE;
         assert!(region.slice(place, bytes.len()).is_some_and(|buffer| buffer.write_at(0, &bytes)));
         tx.ring.write_desc(at, place as u64, bytes.len() as u32, 0, 0);
