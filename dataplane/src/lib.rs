@@ -37,6 +37,7 @@
 mod addresses;
 mod admit;
 mod burst;
+mod conversation;
 mod copy;
 mod counters;
 mod draft;
@@ -59,6 +60,7 @@ pub mod vnet;
 mod worker;
 
 pub use burst::Burst;
+pub use conversation::conversation;
 pub use counters::{Counters, PortTotals, Tally};
 pub use drops::DropReason;
 pub use emit::{Caps, MAX_SEGMENTS, Plan, Scattered};

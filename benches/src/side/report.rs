@@ -34,7 +34,7 @@ pub fn report(list: &[Work], figures: &Figures, rounds: usize, seconds: f64, mac
         for peer in work.peers() {
             if let Some(why) = figures.gap_of(work.id, peer.name()) {
                 // A guest's console belongs into the log, not on the page.
-                let why = why.split("; -- ").next().unwrap_or(&why);
+                let why = why.split("; -- ").next().unwrap_or(why);
                 let _ = writeln!(text, "* {}: {}: {why}", work.id, peer.name());
                 gaps += 1;
             }

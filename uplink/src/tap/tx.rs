@@ -9,10 +9,10 @@ use std::sync::Arc;
 use arrayvec::ArrayVec;
 use dataplane::{
     Burst, Caps, Csum, Delivery, DropReason, Egress, HEAD_MAX, MAX_FRAME, MAX_FRAME_SLICES, Plan, Scattered, Tally,
-    VNET_LEN, VnetHeader,
+    VNET_LEN, VnetHeader, conversation,
 };
 use sharedmem::SharedPage;
-use wire::{ETH_HEADER, MIN_FRAME, TAG_LEN, be16};
+use wire::{ETH_HEADER, MIN_FRAME, TAG_LEN};
 
 use super::device::{self, Piece};
 use super::{Life, Shared};
@@ -82,27 +82,9 @@ fn send(life: &Life, burst: &Burst<'_>, delivery: &Delivery) -> Result<usize, Dr
 fn queue_for<'l>(life: &'l Life, plan: &Plan<'_, '_>) -> Option<&'l OwnedFd> {
     let queue = match life.queues.as_slice() {
         [only] => only,
-        queues => queues.get(spread(plan.head()) as usize % queues.len().max(1))?,
+        queues => queues.get(conversation(plan.head()) as usize % queues.len().max(1))?,
     };
     Some(queue)
-}
-
-/// A number that frames of one conversation and direction share, of their addresses and ports, where the head has them.
-/// Where it has something else there (fragments), frames of one conversation may go by several queues: they are still
-/// taken up in order, as the kernel takes each up in the call.
-#[inline]
-fn spread(head: &[u8]) -> u32 {
-    let fields = match be16(head, 12) {
-        Some(wire::ETHERTYPE_IPV4) => head.get(26..38),
-        Some(wire::ETHERTYPE_IPV6) => head.get(22..58),
-        _ => None,
-    };
-    let fields = fields.or_else(|| head.get(..12)).unwrap_or(&[]);
-    let mixed = fields.chunks_exact(4).fold(0u64, |mixed, word| {
-        let word = word.iter().fold(0, |value, byte| value << 8 | u64::from(*byte));
-        (mixed ^ word).wrapping_mul(0x9e37_79b9_7f4a_7c15).rotate_left(29)
-    });
-    (mixed >> 32) as u32
 }
 
 /// True when the kernel takes a request to fill in this checksum; one that it would refuse is filled in by us.

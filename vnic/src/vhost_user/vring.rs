@@ -59,9 +59,7 @@ impl Vring {
         let base = base(self.size, position);
         (base, u32::from(base) << 16 | u32::from(base))
     }
-}
 
-impl Vring {
     /// Ring number `index` of the vNIC `name` starts: behind the last entry that the driver was given back. That is where
     /// we stop, and where it is to go on after a switch that crashed, whatever base is told then: QEMU takes the
     /// index from the ring as we do, but DPDK says 0. (A packed ring has no index in it: there QEMU tells the base of long

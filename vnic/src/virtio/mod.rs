@@ -20,7 +20,6 @@ mod fast;
 pub mod features;
 mod ring;
 mod rx;
-mod spread;
 mod tx;
 
 pub use card::{Active, Card, MAX_PAIRS, RxQueue, RxState, TxQueueRings, TxState};

@@ -8,13 +8,14 @@ use std::sync::{Arc, PoisonError};
 
 use arrayvec::ArrayVec;
 use dataplane::vnet::DATA_VALID;
-use dataplane::{BURST, Burst, Caps, Csum, Delivery, DropReason, Egress, Plan, Tally, VNET_LEN, VnetHeader};
+use dataplane::{
+    BURST, Burst, Caps, Csum, Delivery, DropReason, Egress, Plan, Tally, VNET_LEN, VnetHeader, conversation,
+};
 use sharedmem::{Lookup, MemTable, Slice, SpanHint};
 
 use super::card::{Active, Card, RxPositions, RxState};
 use super::features::{self, caps, header_len};
 use super::ring::{Found, Virtq, Virtqueue};
-use super::spread::queue_of;
 
 /// Chains reserved at a time; one frame takes no more.
 const CHAINS: usize = 128;
@@ -85,10 +86,14 @@ impl RxPath {
 
     /// Each conversation keeps to one of several queues.
     fn spread(&self, active: &Active, pairs: &[u8], burst: &Burst<'_>, list: &[Delivery], tally: &mut Tally) {
+        let number = |delivery: &Delivery| {
+            burst.frames().get(usize::from(delivery.frame)).map_or(0, |frame| conversation(frame.head()) as usize)
+        };
         for part in list.chunks(BURST) {
+            let numbers: ArrayVec<usize, BURST> = part.iter().map(number).collect();
             for (n, pair) in pairs.iter().enumerate() {
-                let mine = part.iter().filter(|d| queue_of(burst, d) % pairs.len() == n).copied();
-                let mine: ArrayVec<Delivery, BURST> = mine.collect();
+                let mine = part.iter().zip(&numbers).filter(|(_, number)| *number % pairs.len() == n);
+                let mine: ArrayVec<Delivery, BURST> = mine.map(|(delivery, _)| *delivery).collect();
                 if !mine.is_empty() {
                     self.deliver_to(active, *pair, burst, &mine, tally);
                 }
