@@ -2,17 +2,24 @@
 //!
 //! Frames of a burst are often of one conversation. What was decided for one, where it was the plain case of a unicast
 //! frame for one port, holds for the next of the same addresses and VLAN in the same burst: all that it depended on
-//! was looked at a moment before. Such a [`Memo`] lives as long as the burst.
+//! was looked at a moment before. Such a [`Place`] lives as long as the burst.
+//!
+//! ```text
+//!  frame -- as the one before? --> its list
+//!       \-- common? (lane.rs) ---> a list
+//!        \-- admit.rs -> learn -> resolve.rs --> any number of lists, or a drop reason
+//! ```
 
 use teaming::Choice;
 use wire::Tag;
 
 use crate::admit::admit;
+use crate::lane::{Lane, Place};
 use crate::lists::Lists;
 use crate::look::{Look, Looks};
-use crate::resolve::{Resolved, direct, resolve};
+use crate::resolve::resolve;
 use crate::snapshot::{Address, PortEntry, Role, Snapshot};
-use crate::{Burst, Delivery, DropReason, Frame, PortId, Seconds, Sink};
+use crate::{Burst, Delivery, DropReason, Frame, Seconds, Sink};
 
 /// Forwards what one port harvested.
 pub(crate) struct Forwarder<'a> {
@@ -21,12 +28,6 @@ pub(crate) struct Forwarder<'a> {
     pub(crate) worker: usize,
     pub(crate) now: Seconds,
     pub(crate) lists: &'a mut Lists,
-}
-
-/// A plain decision, that holds for the next frame if it is alike.
-struct Memo {
-    to: PortId,
-    out_tag: Option<Tag>,
 }
 
 /// What the burst has come to so far.
@@ -44,17 +45,27 @@ impl Sink for Forwarder<'_> {
         let mut sums = Sums::default();
         let frames = burst.frames();
         let mut looks = Looks::new(self.snapshot, self.from, self.now);
+        let mut lane = Lane::open(self.snapshot, self.from);
         let mut index = 0;
         while let Some(frame) = frames.get(index) {
             sums.bytes += frame.len() as u64;
-            let memo = self.decide(burst, index as u8, frame, looks.at(index, frames), &mut sums);
-            index += 1;
-            if let Some(memo) = memo {
-                let alike = alike(frame, &frames[index..], self.snapshot.max_frame(), &mut sums);
-                if alike > 0 {
-                    self.lists.put_run(memo.to, index as u8..(index + alike) as u8, memo.out_tag);
-                    index += alike;
+            let look = looks.at(index, frames);
+            let place = match lane.as_mut().and_then(|lane| lane.place(frame, look)) {
+                Some((to, tag)) => {
+                    self.lists.put(to, Delivery { frame: index as u8, tag });
+                    sums.forwarded += 1;
+                    sums.copies += 1;
+                    Some((to, tag))
                 }
+                None => self.decide(burst, index as u8, frame, look, &mut sums),
+            };
+            index += 1;
+            if let Some((to, tag)) = place
+                && frames.get(index).is_some_and(|next| next.key() == frame.key())
+            {
+                let alike = alike(frame, &frames[index..], self.snapshot.max_frame(), &mut sums);
+                self.lists.put_run(to, index as u8..(index + alike) as u8, tag);
+                index += alike;
             }
         }
         for (reason, len) in burst.rejected() {
@@ -87,14 +98,16 @@ fn alike(frame: &Frame, rest: &[Frame], longest: usize, sums: &mut Sums) -> usiz
 impl Forwarder<'_> {
     /// Puts the frame on the lists of the ports it is for, or counts why there is none. Returns what may be
     /// remembered of it.
+    #[inline(never)]
     fn decide(
         &mut self,
         burst: &Burst<'_>,
         index: u8,
         frame: &Frame,
-        look: Option<&Look<'_>>,
+        look: Option<Look<'_>>,
         sums: &mut Sums,
-    ) -> Option<Memo> {
+    ) -> Option<Place> {
+        let look = look.as_ref();
         if let (Role::Uplink(_), Some(inbox)) = (&self.from.role, self.snapshot.inbox())
             && inbox.wants(frame)
         {
@@ -104,18 +117,13 @@ impl Forwarder<'_> {
         }
         let verdict = admit(self.snapshot, self.from, look, frame).and_then(|domain| {
             self.learn(look, domain, frame);
-            if let Some((to, tag)) = direct(self.snapshot, self.from, look, frame, domain) {
-                self.lists.put(to.id, Delivery { frame: index, tag });
-                return Ok(Resolved { copies: 1, alone: Some((to.id, tag)) });
-            }
             resolve(self.snapshot, self.from, look, index, frame, domain, self.lists)
         });
         match verdict {
             Ok(resolved) => {
                 sums.forwarded += 1;
                 sums.copies += u64::from(resolved.copies);
-                let (to, out_tag) = resolved.alone?;
-                self.memorable(frame).then_some(Memo { to, out_tag })
+                resolved.alone.filter(|_| self.memorable(frame))
             }
             Err(reason) => {
                 self.from.counters.count_in_drop(self.worker, reason);

@@ -47,6 +47,7 @@ mod forward;
 mod frame;
 mod grace;
 mod inbox;
+mod lane;
 mod learning;
 mod lists;
 mod look;

@@ -33,33 +33,9 @@ pub(crate) fn resolve(
     }
 }
 
-/// The port a unicast frame from a guest is for, and the tag it is to see there, when it is for that port alone and is
-/// taken: the common case, decided with nothing written. `None` for every other, which [`resolve`] is for.
-#[inline]
-pub(crate) fn direct<'s>(
-    snapshot: &'s Snapshot,
-    from: &PortEntry,
-    look: Option<&Look<'_>>,
-    frame: &Frame,
-    domain: Tag,
-) -> Option<(&'s PortEntry, Option<Tag>)> {
-    let key = frame.key();
-    if key.is_group() || snapshot.has_taps() || from.vnic().is_none() {
-        return None;
-    }
-    let (to, tag) = match snapshot.lookup(Address::from_number(domain.vid(), key.dst())) {
-        Some(to) => (to, owner_takes(to, to.vnic()?, frame.dst(), domain)),
-        None => {
-            let to = snapshot.port(look?.destination()?)?;
-            (to, passes_on(to, to.vnic()?, domain))
-        }
-    };
-    (to.id != from.id).then_some((to, tag.ok()?))
-}
-
 /// The tag that the port whose address it is sees on a frame of `domain`, or why its guest does not get it.
 #[inline]
-fn owner_takes(to: &PortEntry, vnic: &VnicRole, dst: Mac, domain: Tag) -> Result<Option<Tag>, DropReason> {
+pub(crate) fn owner_takes(to: &PortEntry, vnic: &VnicRole, dst: Mac, domain: Tag) -> Result<Option<Tag>, DropReason> {
     let filter = to.state.unicast();
     let all = filter.promiscuous() && vnic.policy.security.promiscuous;
     let tag = vnic.policy.egress_tag(domain);
@@ -76,7 +52,7 @@ fn owner_takes(to: &PortEntry, vnic: &VnicRole, dst: Mac, domain: Tag) -> Result
 
 /// The same for a frame to somebody behind the port: its card's own address does not matter.
 #[inline]
-fn passes_on(to: &PortEntry, vnic: &VnicRole, domain: Tag) -> Result<Option<Tag>, DropReason> {
+pub(crate) fn passes_on(to: &PortEntry, vnic: &VnicRole, domain: Tag) -> Result<Option<Tag>, DropReason> {
     let tag = vnic.policy.egress_tag(domain);
     if !to.state.unicast().started() {
         Err(DropReason::NotConnected)
