@@ -3,8 +3,8 @@
 //! ```text
 //!  hash(VLAN, MAC) -> part (with a lock for writers) -> two buckets of 8 slots
 //!
-//!  bucket:  | key 0 | key 1 | ... | key 7 |      one cache line, all a miss looks at
-//!           | val 0 | val 1 | ... | val 7 |      the line beside it
+//!  bucket:  | key 0 | value 0 | ... | key 3 | value 3 |      one cache line, which fills first
+//!           | key 4 | value 4 | ... | key 7 | value 7 |      the line beside it
 //!
 //!  key:     0 (4 bits) | VLAN 12 | MAC 48                        0: the slot is empty
 //!  value:   valid 1 | generation 27 | stamp 20 | port 16         stamp in seconds, modulo 2^20
@@ -45,7 +45,7 @@ use std::hash::BuildHasher;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError, TryLockError};
 
-use sharedmem::prefetch;
+use sharedmem::{advise_huge, prefetch};
 use wire::{Mac, VID_MAX};
 
 use self::slot::{At, Bucket, SLOTS, Value, slots};
@@ -59,7 +59,7 @@ pub const AGE: u32 = 600;
 /// A stamp this many seconds old is not yet written anew.
 pub const REFRESH: u32 = 1;
 /// Parts in which [`Learned::sweep`] goes over the table.
-pub const PARTS: usize = 256;
+pub const PARTS: usize = 512;
 
 /// Buckets of a part.
 const BUCKETS: usize = 64;
@@ -98,19 +98,23 @@ pub struct Probe {
 impl Probe {
     #[inline]
     fn part(&self) -> usize {
-        (self.hash >> 32) as usize % PARTS
+        self.first() / BUCKETS
+    }
+
+    #[inline]
+    fn first(&self) -> usize {
+        self.hash as usize % (PARTS * BUCKETS)
     }
 
     #[inline]
     fn buckets(&self) -> [usize; 2] {
-        let first = self.hash as usize % BUCKETS;
-        // Another one than the first: of two neighbours one is even.
-        let second = first ^ (((self.hash >> 8) as usize % BUCKETS) | 1);
-        [first, second].map(|bucket| self.part() * BUCKETS + bucket)
+        // Another one than the first, of the same part: of two neighbours one is even.
+        [self.first(), self.first() ^ (((self.hash >> 32) as usize % BUCKETS) | 1)]
     }
 }
 
-/// The table. Its size is fixed: 128 Ki slots (2 MiB), so that 64 Ki addresses find room wherever the hash puts them.
+/// The table. Its size is fixed: 256 Ki slots (4 MiB). 64 Ki addresses then find room wherever the hash puts them, and
+/// nearly all of them in the first line of their bucket.
 pub struct Learned {
     buckets: Box<[Bucket]>,
     locks: Box<[Mutex<()>]>,
@@ -130,8 +134,11 @@ impl Learned {
     pub fn new() -> Learned {
         // The standard library's hasher is keyed from the system's random numbers.
         let random = RandomState::new();
+        let mut buckets = Vec::with_capacity(PARTS * BUCKETS);
+        advise_huge(buckets.spare_capacity_mut());
+        buckets.resize_with(PARTS * BUCKETS, Bucket::default);
         Learned {
-            buckets: (0..PARTS * BUCKETS).map(|_| Bucket::default()).collect(),
+            buckets: buckets.into(),
             locks: (0..PARTS).map(|_| Mutex::new(())).collect(),
             counts: (0..PORTS).map(|_| AtomicU32::new(0)).collect(),
             seeds: [1u8, 2, 3, 4].map(|n| random.hash_one(n) | 1),
@@ -148,10 +155,8 @@ impl Learned {
     /// Asks the processor to bring what is at `probe` near.
     #[inline]
     pub fn prefetch(&self, probe: &Probe) {
-        let [first, _] = probe.buckets();
-        if let Some(bucket) = self.buckets.get(first) {
-            prefetch(&bucket.keys);
-            prefetch(&bucket.values);
+        if let Some(bucket) = self.buckets.get(probe.first()) {
+            prefetch(&bucket.0);
         }
     }
 
@@ -218,13 +223,9 @@ impl Learned {
     /// What is known of the address.
     #[inline(always)]
     fn value(&self, probe: &Probe) -> Option<Value> {
-        let bucket = self.buckets.get(probe.buckets()[0])?;
-        let (key, value) = (bucket.keys.first()?, bucket.values.first()?);
+        let bucket = self.buckets.get(probe.first())?;
         // Nearly always it is where the first look falls.
-        match (At { key, value }).read(probe.address.key()) {
-            Some(value) => Some(value),
-            None => self.find(probe).map(|(_, value)| value),
-        }
+        bucket.first_line(probe.address.key()).or_else(|| self.find(probe).map(|(_, value)| value))
     }
 
     #[inline(never)]
@@ -314,12 +315,12 @@ impl Learned {
         theirs.max_by_key(|(_, value)| value.age(now)).map(|(at, _)| at)
     }
 
-    /// An empty slot: in the first bucket while that is half empty, where readers look first, or else in the emptier.
+    /// An empty slot: in the first bucket while a quarter of that is empty, where readers look first, or else in the emptier.
     fn free(&self, probe: &Probe) -> Option<At<'_>> {
         let empty = |at: &At<'_>| at.key.load(Ordering::Relaxed) == 0;
         let [first, second] = probe.buckets().map(|index| &self.buckets[index]);
         let [a, b] = [first, second].map(|bucket| slots(bucket).filter(empty).count());
-        slots(if a >= b.min(SLOTS / 2) { first } else { second }).find(empty)
+        slots(if a >= b.min(SLOTS / 4) { first } else { second }).find(empty)
     }
 
     fn drop_aged(&self, probe: &Probe, now: Seconds) {

@@ -174,7 +174,7 @@ fn a_port_has_its_limit() {
 
 /// `count` addresses that all have `home` as one of their two buckets.
 fn neighbours(table: &Learned, home: usize, count: usize) -> Vec<Mac> {
-    let all = (0..1 << 24).map(|n| mac(77, n));
+    let all = (77..80).flat_map(|port| (0..1 << 24).map(move |n| mac(port, n)));
     all.filter(|m| table.probe(Address::new(0, *m)).buckets()[0] == home).take(count).collect()
 }
 

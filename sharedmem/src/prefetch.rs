@@ -1,4 +1,6 @@
-//! Asking for memory before it is needed.
+//! Asking for memory before it is needed, and for how it is to be made.
+
+use std::mem::MaybeUninit;
 
 /// Asks the processor to bring the first cache line of `what` near: memory of any kind, not only shared.
 #[inline(always)]
@@ -8,4 +10,21 @@ pub fn prefetch<T: ?Sized>(what: &T) {
     unsafe {
         std::arch::x86_64::_mm_prefetch(std::ptr::from_ref(what).cast(), std::arch::x86_64::_MM_HINT_T0);
     }
+}
+
+/// Asks the kernel to put huge pages under `what`, which is about to be written for the first time: a large table is then
+/// reached without a walk through page tables at every step. Nothing is said when there are none: it is only slower.
+pub fn advise_huge<T>(what: &mut [MaybeUninit<T>]) {
+    let (start, len) = (what.as_mut_ptr().addr(), size_of_val(what));
+    let page = rustix::param::page_size();
+    let (first, end) = (start.next_multiple_of(page), (start + len) / page * page);
+    if end <= first {
+        return;
+    }
+    // SAFETY: the advice changes no contents and no protection, whatever the kernel makes of it; the range is whole pages
+    // within memory that is borrowed here.
+    let _ = unsafe {
+        let at = what.as_mut_ptr().byte_add(first - start);
+        rustix::mm::madvise(at.cast(), end - first, rustix::mm::Advice::LinuxHugepage)
+    };
 }
