@@ -12,12 +12,14 @@ pub fn prefetch<T: ?Sized>(what: &T) {
     }
 }
 
+/// Bytes of the largest ordinary page of any architecture.
+const LARGEST_PAGE: usize = 64 * 1024;
+
 /// Asks the kernel to put huge pages under `what`, which is about to be written for the first time: a large table is then
 /// reached without a walk through page tables at every step. Nothing is said when there are none: it is only slower.
 pub fn advise_huge<T>(what: &mut [MaybeUninit<T>]) {
     let (start, len) = (what.as_mut_ptr().addr(), size_of_val(what));
-    let page = rustix::param::page_size();
-    let (first, end) = (start.next_multiple_of(page), (start + len) / page * page);
+    let (first, end) = (start.next_multiple_of(LARGEST_PAGE), (start + len) / LARGEST_PAGE * LARGEST_PAGE);
     if end <= first {
         return;
     }

@@ -323,7 +323,7 @@ impl Runtime {
         self.sample.taken = Instant::now();
     }
 
-    /// Forgets addresses nobody has sent from for long, a part of the table each sample: all of it in about a minute.
+    /// Forgets addresses nobody has sent from for long, a part of the table each sample: all of it in about two minutes.
     fn age_learned(&mut self) {
         let now = self.started.elapsed();
         let seconds = Seconds(now.as_secs() as u32);
