@@ -68,10 +68,10 @@ impl Bucket {
     /// What is known of `key`, if it is in the first line.
     #[inline(always)]
     pub(super) fn first_line(&self, key: u64) -> Option<Value> {
-        let [a, b, c, d, ..] = &self.0;
         // All four are looked at, whichever it is: nothing for the processor to guess wrong.
-        let slot = usize::from(b.has(key)) | usize::from(c.has(key)) << 1 | (usize::from(d.has(key)) * 3);
-        [a, b, c, d][slot].at().read(key)
+        let [_, b, c, d, ..] = &self.0;
+        let slot = usize::from(b.has(key)) | usize::from(c.has(key)) << 1 | usize::from(d.has(key)) * 3;
+        self.0.get(slot)?.at().read(key)
     }
 
     #[inline]
