@@ -5,7 +5,7 @@ use sharedmem::Slice;
 use wire::{ETH_HEADER, ETHERTYPE_VLAN, TAG_LEN, Tag, be16};
 
 use crate::DropReason;
-use crate::draft::{Draft, cut_tag};
+use crate::draft::Draft;
 use crate::frame::{Asks, BURST, Csum, Frame, HEAD_MAX, HEAD_PLAIN, MAX_FRAME, MAX_FRAME_SLICES, Offload, Packed};
 
 /// Memory pieces one burst can hold.
@@ -143,11 +143,11 @@ impl<'m> Burst<'m> {
     /// Takes the tag out of the frame that came last, or rejects it.
     #[inline(never)]
     fn untag_last(&mut self) {
-        let Some(mut frame) = self.frames.pop() else { return };
+        let Some(frame) = self.frames.last_mut() else { return };
         let len = frame.len();
-        match take_tag(&mut frame) {
-            Ok(()) => _ = self.frames.try_push(frame),
-            Err(reason) => self.reject(reason, len),
+        if let Err(reason) = take_tag(frame) {
+            self.frames.pop();
+            self.reject(reason, len);
         }
     }
 
@@ -197,9 +197,15 @@ impl<'m> Burst<'m> {
 }
 
 /// Takes the tag out of a frame that is read.
-#[inline(never)]
+#[inline]
 fn take_tag(frame: &mut Frame) -> Result<(), DropReason> {
-    let tag = cut_tag(&mut frame.head, usize::from(frame.head_len))?;
+    if usize::from(frame.head_len) < ETH_HEADER + TAG_LEN {
+        return Err(DropReason::Runt);
+    }
+    let tag = Tag(be16(&frame.head, ETH_HEADER).unwrap_or(0));
+    // The whole head, whatever was read of it: moves of fixed size, and zeros beyond what is left.
+    frame.head.copy_within(ETH_HEADER + TAG_LEN - 2.., ETH_HEADER - 2);
+    frame.head[HEAD_PLAIN - TAG_LEN..].fill(0);
     frame.head_len -= TAG_LEN as u8;
     frame.len -= TAG_LEN as u32;
     frame.set_tag(Some(tag));

@@ -56,6 +56,7 @@ mod pause;
 mod plain;
 mod ports;
 mod resolve;
+mod rota;
 mod snapshot;
 pub mod vnet;
 mod worker;

@@ -163,6 +163,7 @@ pub struct PortState {
 const UNICAST_ON: u64 = 1 << 48;
 const UNICAST_HAS_MAC: u64 = 1 << 49;
 const UNICAST_PROMISCUOUS: u64 = 1 << 50;
+const UNICAST_SOME_VLANS: u64 = 1 << 51;
 
 /// What a port's filter says of unicast frames; one load.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -185,6 +186,12 @@ impl UnicastFilter {
     #[inline]
     pub fn promiscuous(self) -> bool {
         self.0 & UNICAST_PROMISCUOUS != 0
+    }
+
+    /// True while the guest asks for frames of some VLANs only: [`RxFilter::wants_tag`] says which.
+    #[inline]
+    pub fn some_vlans(self) -> bool {
+        self.0 & UNICAST_SOME_VLANS != 0
     }
 
     /// True when the address the guest programmed is `mac`.
@@ -240,7 +247,12 @@ impl PortState {
     /// Replaces the receive filter.
     pub fn set_filter(&self, filter: RxFilter) {
         let mut word = filter.mac.map_or(0, |mac| mac.as_u64() | UNICAST_HAS_MAC);
-        for (flag, bit) in [(filter.unicast, UNICAST_ON), (filter.promiscuous, UNICAST_PROMISCUOUS)] {
+        let flags = [
+            (filter.unicast, UNICAST_ON),
+            (filter.promiscuous, UNICAST_PROMISCUOUS),
+            (filter.vlans.is_some(), UNICAST_SOME_VLANS),
+        ];
+        for (flag, bit) in flags {
             word |= if flag { bit } else { 0 };
         }
         self.filter.store(Arc::new(filter));

@@ -66,7 +66,7 @@ pub(crate) fn passes_on(to: &PortEntry, vnic: &VnicRole, domain: Tag) -> Result<
 /// True when the guest's VLAN filter, if it has one, takes the tag.
 #[inline]
 fn wants_tag(to: &PortEntry, tag: Option<Tag>) -> bool {
-    tag.is_none() || to.state.filter().wants_tag(tag)
+    tag.is_none() || !to.state.unicast().some_vlans() || to.state.filter().wants_tag(tag)
 }
 
 /// What became of a frame.

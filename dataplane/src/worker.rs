@@ -16,6 +16,7 @@ use crate::forward::Forwarder;
 use crate::grace::Ticker;
 use crate::lists::Lists;
 use crate::pause::{Idle, Load, Pause, Rest};
+use crate::rota::Rota;
 use crate::snapshot::Snapshot;
 use crate::{Arm, Grace, Ingress, IngressSlot, PortId, Seconds};
 
@@ -121,16 +122,8 @@ struct Owned {
     port: PortId,
     slot: Arc<IngressSlot>,
     queue: Box<dyn Ingress>,
-    /// Turns in a row that found nothing.
-    barren: u32,
 }
 
-/// A queue that gave nothing in this many turns is looked at less often, as long as others keep the worker busy.
-const BARREN: u32 = 64;
-/// Seldom-used queues looked at in each turn, at least.
-const LOOKS: usize = 2;
-/// Every seldom-used queue is looked at once in this many turns, however many there are.
-const ROUND: usize = 96;
 /// How long a worker sleeps at most: a signal that a peer failed to give costs this much, never a frame.
 const LONGEST_SLEEP: Timespec = Timespec { tv_sec: 0, tv_nsec: 50_000_000 };
 
@@ -144,11 +137,8 @@ pub struct Worker {
     index: usize,
     ticker: Ticker,
     idle: Idle,
-    /// The queues that are ours; the first `hot` of them gave frames lately.
-    owned: Vec<Owned>,
-    hot: usize,
-    /// Where among the others to look next.
-    round: usize,
+    /// The queues that are ours.
+    owned: Rota<Owned>,
     /// True while a queue that is ours is still in another worker's hands.
     missing: bool,
     lists: Lists,
@@ -178,9 +168,7 @@ impl Worker {
             index,
             ticker,
             idle,
-            owned: Vec::new(),
-            hot: 0,
-            round: 0,
+            owned: Rota::default(),
             missing: false,
             lists: Lists::default(),
             kicks: Vec::new(),
@@ -217,47 +205,15 @@ impl Worker {
         frames
     }
 
-    /// Polls the queues: those that gave frames lately, and a part of the others. Returns the frames taken.
+    /// Polls the queues whose turn it is. Returns the frames taken.
     #[inline]
     fn poll_queues(&mut self, snapshot: &Snapshot) -> usize {
-        let mut frames = 0;
-        let mut at = 0;
-        while at < self.hot {
-            let n = self.poll(snapshot, at);
-            frames += n;
-            if n == 0 && self.owned[at].barren >= BARREN {
-                self.hot -= 1;
-                self.owned.swap(at, self.hot);
-            } else {
-                at += 1;
-            }
-        }
-        let others = self.owned.len() - self.hot;
-        for _ in 0..others.min(LOOKS.max(others.div_ceil(ROUND))) {
-            // Queues change places as they warm up; one that is missed so is met a round later.
-            self.round = if self.round + 1 < self.owned.len() { (self.round + 1).max(self.hot) } else { self.hot };
-            let n = self.poll(snapshot, self.round);
-            frames += n;
-            if n > 0 {
-                self.owned.swap(self.round, self.hot);
-                self.hot += 1;
-                if self.hot == self.owned.len() {
-                    break;
-                }
-            }
-        }
-        frames
-    }
-
-    #[inline]
-    fn poll(&mut self, snapshot: &Snapshot, at: usize) -> usize {
-        let owned = &mut self.owned[at];
-        let Some(from) = snapshot.port(owned.port) else { return 0 };
+        let (worker, lists) = (self.index, &mut self.lists);
         let now = Seconds(self.shared.clock.load(Ordering::Relaxed));
-        let mut sink = Forwarder { snapshot, from, worker: self.index, now, lists: &mut self.lists };
-        let frames = owned.queue.poll(&mut sink);
-        owned.barren = if frames > 0 { 0 } else { owned.barren.saturating_add(1) };
-        frames
+        self.owned.turn(|owned| {
+            let Some(from) = snapshot.port(owned.port) else { return 0 };
+            owned.queue.poll(&mut Forwarder { snapshot, from, worker, now, lists })
+        })
     }
 
     /// Sleeps until a peer signals or the control thread wakes us; naps where some peer gives no signal.
@@ -285,7 +241,7 @@ impl Worker {
             }
         }
         self.ticker.get_up();
-        self.owned[..armed].iter_mut().for_each(|o| o.queue.disarm());
+        self.owned.iter_mut().take(armed).for_each(|o| o.queue.disarm());
         kicks.clear();
         self.kicks = kicks;
     }
@@ -297,9 +253,9 @@ impl Worker {
             .ports()
             .flat_map(|p| p.queues.iter().filter(|(_, w)| *w == self.index).map(move |(slot, _)| (p.id, slot)))
             .collect();
-        for owned in std::mem::take(&mut self.owned) {
+        for owned in self.owned.take() {
             if mine.iter().any(|(port, slot)| *port == owned.port && Arc::ptr_eq(slot, &owned.slot)) {
-                self.owned.push(owned);
+                self.owned.add(owned);
             } else {
                 owned.slot.put_back(owned.queue);
             }
@@ -310,20 +266,18 @@ impl Worker {
                 continue;
             }
             match slot.take() {
-                Some(queue) => self.owned.push(Owned { port, slot: slot.clone(), queue, barren: 0 }),
+                Some(queue) => self.owned.add(Owned { port, slot: slot.clone(), queue }),
                 None => self.missing = true,
             }
         }
-        // All count as used lately until shown otherwise.
-        self.owned.iter_mut().for_each(|o| o.barren = 0);
-        (self.hot, self.round, self.mute) = (self.owned.len(), 0, 0);
+        self.mute = 0;
     }
 }
 
 impl Drop for Worker {
     /// The queues are another worker's to take.
     fn drop(&mut self) {
-        for owned in self.owned.drain(..) {
+        for owned in self.owned.take() {
             owned.slot.put_back(owned.queue);
         }
     }
@@ -331,7 +285,7 @@ impl Drop for Worker {
 
 /// Arms every queue, the one that could not signal last time first, and stops at one that cannot or has work. Returns
 /// how many of the first were asked, and the answer that decides.
-fn arm_all(owned: &mut [Owned], mute: &mut usize, kicks: &mut Vec<Arc<OwnedFd>>) -> (usize, Arm) {
+fn arm_all(owned: &mut Rota<Owned>, mute: &mut usize, kicks: &mut Vec<Arc<OwnedFd>>) -> (usize, Arm) {
     if let Some(last) = owned.get_mut(*mute)
         && matches!(last.queue.arm(), Arm::Cannot)
     {

@@ -226,7 +226,9 @@ fn head(index: u16, n: u32, heads: Heads) -> [u8; 18] {
             (mac(index ^ 1, station(n)), mac(index, station(n + 7)), [0x08, 0, 0, 0, 0, 0])
         }
         Heads::Tags(count) => {
-            let [high, low] = (1 + (n.wrapping_mul(STEP) % count) as u16).to_be_bytes();
+            // Another priority each time: neighbours are not alike, as with addresses, however few VLANs there are.
+            let priority = (n % 8) as u16;
+            let [high, low] = (priority << 13 | (1 + (n.wrapping_mul(STEP) % count) as u16)).to_be_bytes();
             (mac(index ^ 1, 0), mac(index, 0), [0x81, 0, high, low, 0x08, 0])
         }
     };

@@ -76,8 +76,8 @@ pub fn sizes(results: &Results, rounds: usize, frame: usize) -> String {
     text += "How it is spread: silent ports are connected and their rings empty. Busy ports (rings of 64) send a burst to their \
              neighbour and get one, in every turn; what their rings and buffers take of the cache is shown by one pair with rings so \
              long that they are as many bytes. Addresses lie behind 16 learning ports, evenly, 4096 behind each at most, and all 16 \
-             send, no two neighbouring frames alike. VLANs are used in turn by a pair of trunk (VGT) ports, a tag in every frame. \
-             Port groups: four, but for the trunks. Instructions by callgrind, inside the turns.\n\n";
+             send, no two neighbouring frames alike. VLANs are used in turn by a pair of trunk (VGT) ports, a tag in every frame, of another \
+             priority each, so that here, too, no two neighbours are alike. Port groups: four, but for the trunks. Instructions by callgrind, inside the turns.\n\n";
     let _ =
         writeln!(text, "Runs after which a frame was missing from the sums (invariant 2): {}.", results.unaccounted);
     text + &machine()

@@ -1,9 +1,11 @@
 //! From the guest's transmit queues into the switch.
 
+use std::ops::Deref;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::sync::atomic::{Ordering, fence};
 
+use arc_swap::{ArcSwapOption, Cache};
 use arrayvec::ArrayVec;
 use dataplane::{Arm, BURST, Burst, DropReason, Ingress, MAX_FRAME_SLICES, Offload, Sink, VNET_LEN, VnetHeader};
 use sharedmem::{MemTable, Slice, SpanHint};
@@ -19,14 +21,27 @@ const PIECES: usize = MAX_FRAME_SLICES + 1;
 /// The transmit queue of one pair of a card, for the worker that owns it.
 pub struct TxQueue {
     card: Arc<Card>,
+    /// The rings in use when last looked, kept with their memory until the next look.
+    rings: Cache<Rings, Option<Arc<Active>>>,
     pair: usize,
     hint: SpanHint,
+}
+
+/// Where the rings in use are found.
+struct Rings(Arc<Card>);
+
+impl Deref for Rings {
+    type Target = ArcSwapOption<Active>;
+
+    fn deref(&self) -> &ArcSwapOption<Active> {
+        &self.0.active
+    }
 }
 
 impl TxQueue {
     /// Of pair `pair`; it has nothing to do until the driver starts it.
     pub fn new(card: Arc<Card>, pair: usize) -> TxQueue {
-        TxQueue { card, pair, hint: SpanHint::default() }
+        TxQueue { rings: Cache::new(Rings(card.clone())), card, pair, hint: SpanHint::default() }
     }
 
     /// The eventfd by which the driver signals this queue.
@@ -38,10 +53,9 @@ impl TxQueue {
 impl Ingress for TxQueue {
     #[inline]
     fn poll(&mut self, sink: &mut dyn Sink) -> usize {
-        let guard = self.card.active.load();
-        let Some(active) = guard.as_ref().filter(|a| !a.failed(self.pair * 2 + 1)) else { return 0 };
-        let Some(queue) = active.tx.get(self.pair).and_then(Option::as_ref) else { return 0 };
         let (card, pair, hint) = (&*self.card, self.pair, &mut self.hint);
+        let Some(active) = self.rings.load().as_ref().filter(|a| !a.failed(pair * 2 + 1)) else { return 0 };
+        let Some(queue) = active.tx.get(pair).and_then(Option::as_ref) else { return 0 };
         match &queue.ring {
             Virtqueue::Split(ring) => Serving { card, active, ring, state: &queue.state, pair }.poll(hint, sink),
             Virtqueue::Packed(ring) => Serving { card, active, ring, state: &queue.state, pair }.poll(hint, sink),
@@ -97,6 +111,9 @@ impl<R: Virtq> Serving<'_, R> {
     #[inline]
     fn poll(self, hint: &mut SpanHint, sink: &mut dyn Sink) -> usize {
         let next = self.state.next.load(Ordering::Relaxed);
+        if self.ring.is_empty(next) {
+            return 0;
+        }
         let mut ids = [0; BURST];
         let mut known = next;
         match self.ring.singles(next, &mut known, &mut ids) {
@@ -124,9 +141,6 @@ impl<R: Virtq> Serving<'_, R> {
     /// Serves one chain of any kind, if one is there.
     #[inline(never)]
     fn chain(&self, next: u16, hint: &mut SpanHint, sink: &mut dyn Sink) -> usize {
-        if self.ring.is_empty(next) {
-            return 0;
-        }
         let mut burst = Burst::new();
         let Some(found) = self.any(&mut burst, hint, next).filter(|_| !self.ring.faulted()) else {
             return self.give_up();
