@@ -13,6 +13,8 @@
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::thread;
 
+use sharedmem::prefetch_write;
+
 use super::ring::Virtq;
 
 /// Claims that may be open at a time; those beyond find no room, as in a full ring. A power of two.
@@ -179,6 +181,12 @@ impl Claims {
     #[inline(always)]
     fn change(&self, from: u64, to: u64) -> bool {
         self.taken.0.compare_exchange(from, to, Ordering::AcqRel, Ordering::Relaxed).is_ok()
+    }
+
+    /// `claim` will be finished soon.
+    #[inline(always)]
+    pub fn will_finish(&self, claim: &Claim) {
+        prefetch_write(self.turn(claim.ticket));
     }
 
     /// Holds off all other claims; `None` as in [`Claims::look`].

@@ -97,6 +97,8 @@ impl<'a, R: Virtq> Path<'a, R> {
                     return Ok(None);
                 }
                 if let Some(claim) = self.state.claims.take(seen, known, there as u16) {
+                    self.state.claims.will_finish(&claim);
+                    self.ring.will_use(claim.start(), there as u16);
                     self.rooms::<P>(claim.start(), known, &frames[..there], rooms);
                     return Ok(Some(claim));
                 }
@@ -127,6 +129,7 @@ impl<'a, R: Virtq> Path<'a, R> {
             let room = self.ring.first(at, *id).and_then(|desc| single(&mut lookup, &desc, true));
             let Some(room) = room else { return self.state.usual.store(0, Ordering::Relaxed) };
             room.prefetch_write();
+            room.prefetch_write_at(P + frame.len() - 1);
             if room.len() < frame.len() + P {
                 return self.state.usual.store(room.len() as u32, Ordering::Relaxed);
             }

@@ -109,6 +109,9 @@ pub trait Virtq {
     /// Says that chain `id` at `at`, of `slots` positions, is used, with `len` bytes written.
     fn put_used(&self, at: u16, id: u16, len: u32);
 
+    /// Used entries will be written from `at` on, `count` of them.
+    fn will_use(&self, _at: u16, _count: u16) {}
+
     /// The same for chains of one position each, with nothing written.
     fn put_used_run(&self, at: u16, ids: &[u16]) {
         for (n, id) in ids.iter().enumerate() {
@@ -182,6 +185,11 @@ impl Virtq for SplitRing {
         }
         let good = chain::walk(self, memory, id[0], writable, pieces).is_ok();
         Ok(Some(Found { id: id[0], slots: 1, good }))
+    }
+
+    #[inline(always)]
+    fn will_use(&self, at: u16, count: u16) {
+        self.prefetch_used(at, count);
     }
 
     #[inline(always)]
