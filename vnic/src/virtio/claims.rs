@@ -189,6 +189,12 @@ impl Claims {
         prefetch_write(self.turn(claim.ticket));
     }
 
+    /// A claim will be made soon.
+    #[inline(always)]
+    pub fn will_take(&self) {
+        prefetch_write(&self.taken);
+    }
+
     /// Holds off all other claims; `None` as in [`Claims::look`].
     pub fn hold(&self) -> Option<Held<'_>> {
         loop {

@@ -23,6 +23,8 @@ use super::rx::{HEADER, Path};
 /// This is for the other lane.
 struct NotPlain;
 
+const AHEAD: usize = 2;
+const MOST: usize = 1536;
 /// Plain frames.
 type Frames<'b> = ArrayVec<&'b Frame, BURST>;
 /// The whole buffer of each, header and all, with its chain's identifier.
@@ -60,6 +62,7 @@ impl<'a, R: Virtq> Path<'a, R> {
     /// `P` is the length of the header.
     #[inline]
     fn deliver_each<const P: usize>(&self, burst: &Burst<'_>, list: &[Delivery], tally: &mut Tally) -> (usize, bool) {
+        self.state.claims.will_take();
         let usual = self.state.usual.load(Ordering::Relaxed);
         let (mut frames, mut rooms) = (Frames::new(), Rooms::new());
         for delivery in list.iter().take(BURST) {
@@ -75,7 +78,10 @@ impl<'a, R: Virtq> Path<'a, R> {
             Err(NotPlain) => return (0, false),
         };
         let mut done = rooms.len();
-        let bytes = fill::<P, R>(self.ring, burst, claim.start(), &frames, &rooms);
+        let bytes = fill::<P, R>(self.ring, burst, claim.start(), &frames, &rooms, || {
+            self.state.claims.will_finish(&claim);
+            self.ring.will_publish();
+        });
         tally.delivered_all(done, bytes);
         let end = claim.start().wrapping_add(done as u16);
         if end != claim.end() && !self.state.claims.shorten(&mut claim, end) {
@@ -97,7 +103,6 @@ impl<'a, R: Virtq> Path<'a, R> {
                     return Ok(None);
                 }
                 if let Some(claim) = self.state.claims.take(seen, known, there as u16) {
-                    self.state.claims.will_finish(&claim);
                     self.ring.will_use(claim.start(), there as u16);
                     self.rooms::<P>(claim.start(), known, &frames[..there], rooms);
                     return Ok(Some(claim));
@@ -152,9 +157,23 @@ fn fill<const P: usize, R: Virtq>(
     mut at: u16,
     frames: &[&Frame],
     rooms: &[(Slice<'_>, u16)],
+    near: impl Fn(),
 ) -> usize {
+    let last = rooms.len().saturating_sub(8);
     let (header, mut bytes) = (plain_header::<P>(), 0);
-    for (frame, (room, id)) in frames.iter().zip(rooms) {
+    for (n, (frame, (room, id))) in frames.iter().zip(rooms).enumerate() {
+        if n == last {
+            near();
+        }
+        if frame.len() > 128
+            && let (Some((next, _)), Some(more)) = (rooms.get(n + AHEAD), frames.get(n + AHEAD))
+        {
+            let mut line = 64;
+            while line < more.len().min(MOST) {
+                next.prefetch_write_at(line);
+                line += 64;
+            }
+        }
         // Cannot fail: the room was measured when it was looked up.
         let _ = burst.write_plain(frame, &header, room, false);
         if !R::INDEXED {

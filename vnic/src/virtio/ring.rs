@@ -112,6 +112,9 @@ pub trait Virtq {
     /// Used entries will be written from `at` on, `count` of them.
     fn will_use(&self, _at: u16, _count: u16) {}
 
+    /// Used entries will be published soon.
+    fn will_publish(&self) {}
+
     /// The same for chains of one position each, with nothing written.
     fn put_used_run(&self, at: u16, ids: &[u16]) {
         for (n, id) in ids.iter().enumerate() {
@@ -190,6 +193,11 @@ impl Virtq for SplitRing {
     #[inline(always)]
     fn will_use(&self, at: u16, count: u16) {
         self.prefetch_used(at, count);
+    }
+
+    #[inline(always)]
+    fn will_publish(&self) {
+        self.prefetch_used_idx();
     }
 
     #[inline(always)]
