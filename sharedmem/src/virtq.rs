@@ -212,6 +212,12 @@ impl SplitRing {
         }
     }
 
+    /// Asks the processor to bring the available entry at `index` near.
+    #[inline(always)]
+    pub fn prefetch_avail(&self, index: u16) {
+        self.avail.prefetch(4 + 2 * usize::from(index & self.mask));
+    }
+
     /// Where the driver wants to be notified (event index).
     #[inline]
     pub fn used_event(&self) -> u16 {

@@ -159,7 +159,7 @@ fn fill<const P: usize, R: Virtq>(
     rooms: &[(Slice<'_>, u16)],
     near: impl Fn(),
 ) -> usize {
-    let last = rooms.len().saturating_sub(8);
+    let last = rooms.len().saturating_sub(24);
     let (header, mut bytes) = (plain_header::<P>(), 0);
     for (n, (frame, (room, id))) in frames.iter().zip(rooms).enumerate() {
         if n == last {

@@ -193,6 +193,8 @@ impl Virtq for SplitRing {
     #[inline(always)]
     fn will_use(&self, at: u16, count: u16) {
         self.prefetch_used(at, count);
+        self.prefetch_avail(at.wrapping_add(2 * count - 1));
+        self.prefetch_avail(at.wrapping_add(3 * count - 1));
     }
 
     #[inline(always)]
