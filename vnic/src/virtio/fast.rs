@@ -20,11 +20,20 @@ use super::claims::Claim;
 use super::ring::Virtq;
 use super::rx::{HEADER, Path};
 
+/// Bytes of a cache line.
+const LINE: usize = 64;
+/// So many frames ahead of the copy all lines of long frames' buffers are asked for: a copy by itself asks for each when it
+/// comes to it, and waits where another processor has them.
+const AHEAD: usize = 1;
+/// Bytes of a frame for which that is done; behind them the processor sees where it goes.
+const MOST_AHEAD: usize = 1536;
+/// Frames before the end at which the lines are asked for by which claims are finished; short frames, and long ones.
+const NEAR_SHORT: usize = 24;
+const NEAR_LONG: usize = 4;
+
 /// This is for the other lane.
 struct NotPlain;
 
-const AHEAD: usize = 2;
-const MOST: usize = 1536;
 /// Plain frames.
 type Frames<'b> = ArrayVec<&'b Frame, BURST>;
 /// The whole buffer of each, header and all, with its chain's identifier.
@@ -64,11 +73,9 @@ impl<'a, R: Virtq> Path<'a, R> {
     fn deliver_each<const P: usize>(&self, burst: &Burst<'_>, list: &[Delivery], tally: &mut Tally) -> (usize, bool) {
         self.state.claims.will_take();
         let usual = self.state.usual.load(Ordering::Relaxed);
-        let (mut frames, mut rooms) = (Frames::new(), Rooms::new());
-        for delivery in list.iter().take(BURST) {
-            let Some(frame) = self.plain(burst, delivery, usual) else { break };
-            let _ = frames.try_push(frame);
-        }
+        let part = list.get(..BURST).unwrap_or(list);
+        let frames: Frames<'_> = part.iter().map_while(|delivery| self.plain(burst, delivery, usual)).collect();
+        let mut rooms = Rooms::new();
         let mut claim = match self.claim::<P>(&frames, &mut rooms) {
             Ok(Some(claim)) => claim,
             Ok(None) => {
@@ -78,10 +85,14 @@ impl<'a, R: Virtq> Path<'a, R> {
             Err(NotPlain) => return (0, false),
         };
         let mut done = rooms.len();
-        let bytes = fill::<P, R>(self.ring, burst, claim.start(), &frames, &rooms, || {
-            self.state.claims.will_finish(&claim);
-            self.ring.will_publish();
-        });
+        // The lines that all workers write are asked for shortly before the end, lest another takes them again.
+        let near = if frames.first().is_some_and(|frame| frame.len() > 2 * LINE) { NEAR_LONG } else { NEAR_SHORT };
+        let (first, last) = rooms.split_at(done.saturating_sub(near));
+        let (start, middle) = (claim.start(), first.len());
+        let mut bytes = fill::<P, R>(self.ring, burst, start, &frames, first);
+        self.state.claims.will_finish(&claim);
+        self.ring.will_publish();
+        bytes += fill::<P, R>(self.ring, burst, start.wrapping_add(middle as u16), &frames[middle..], last);
         tally.delivered_all(done, bytes);
         let end = claim.start().wrapping_add(done as u16);
         if end != claim.end() && !self.state.claims.shorten(&mut claim, end) {
@@ -130,22 +141,39 @@ impl<'a, R: Virtq> Path<'a, R> {
         let there = self.ring.singles(at, &mut known, ids).unwrap_or(0);
         let mut hint = SpanHint::default();
         let mut lookup = self.active.table.lookup(&mut hint);
-        for (frame, id) in frames.iter().zip(&ids[..there]) {
-            let room = self.ring.first(at, *id).and_then(|desc| single(&mut lookup, &desc, true));
-            let Some(room) = room else { return self.state.usual.store(0, Ordering::Relaxed) };
+        let mut usual = None;
+        rooms.extend(frames.iter().zip(&ids[..there]).map_while(|(frame, id)| {
+            let Some(room) = self.ring.first(at, *id).and_then(|desc| single(&mut lookup, &desc, true)) else {
+                usual = Some(0);
+                return None;
+            };
+            let used = P + frame.len();
+            // Of a short frame that is all.
             room.prefetch_write();
-            room.prefetch_write_at(P + frame.len() - 1);
-            if room.len() < frame.len() + P {
-                return self.state.usual.store(room.len() as u32, Ordering::Relaxed);
+            room.prefetch_write_at(used);
+            if room.len() < used {
+                usual = Some(room.len() as u32);
+                return None;
             }
             if R::INDEXED {
-                self.ring.put_used(at, *id, (P + frame.len()) as u32);
+                self.ring.put_used(at, *id, used as u32);
+                at = at.wrapping_add(1);
             }
-            at = at.wrapping_add(1);
-            if rooms.try_push((room, *id)).is_err() {
-                return;
-            }
+            Some((room, *id))
+        }));
+        if let Some(usual) = usual {
+            self.state.usual.store(usual, Ordering::Relaxed);
         }
+    }
+}
+
+/// Asks for the lines of `room` behind the first that the frame will fill.
+#[inline(always)]
+fn ask_for_rest(room: &Slice<'_>, frame: &Frame) {
+    let mut line = LINE;
+    while line < frame.len().min(MOST_AHEAD) {
+        room.prefetch_write_at(line);
+        line += LINE;
     }
 }
 
@@ -157,22 +185,13 @@ fn fill<const P: usize, R: Virtq>(
     mut at: u16,
     frames: &[&Frame],
     rooms: &[(Slice<'_>, u16)],
-    near: impl Fn(),
 ) -> usize {
-    let last = rooms.len().saturating_sub(24);
     let (header, mut bytes) = (plain_header::<P>(), 0);
     for (n, (frame, (room, id))) in frames.iter().zip(rooms).enumerate() {
-        if n == last {
-            near();
-        }
-        if frame.len() > 128
-            && let (Some((next, _)), Some(more)) = (rooms.get(n + AHEAD), frames.get(n + AHEAD))
+        if frame.len() > 2 * LINE
+            && let (Some((next, _)), Some(frame)) = (rooms.get(n + AHEAD), frames.get(n + AHEAD))
         {
-            let mut line = 64;
-            while line < more.len().min(MOST) {
-                next.prefetch_write_at(line);
-                line += 64;
-            }
+            ask_for_rest(next, frame);
         }
         // Cannot fail: the room was measured when it was looked up.
         let _ = burst.write_plain(frame, &header, room, false);
