@@ -40,11 +40,10 @@ type Frames<'b> = ArrayVec<&'b Frame, BURST>;
 type Rooms<'m> = ArrayVec<(Slice<'m>, u16), BURST>;
 
 /// The header, `P` bytes long, of a frame nothing is said of: all zeros but the count of buffers in the longer one.
-#[inline(always)]
-fn plain_header<const P: usize>() -> [u8; P] {
+const fn plain_header<const P: usize>() -> [u8; P] {
     let mut header = [0; P];
-    if let Some(buffers) = header.get_mut(VNET_LEN) {
-        *buffers = 1;
+    if P > VNET_LEN {
+        header[VNET_LEN] = 1;
     }
     header
 }
@@ -141,35 +140,32 @@ impl<'a, R: Virtq> Path<'a, R> {
         let there = self.ring.singles(at, &mut known, ids).unwrap_or(0);
         let mut hint = SpanHint::default();
         let mut lookup = self.active.table.lookup(&mut hint);
-        let mut usual = None;
-        rooms.extend(frames.iter().zip(&ids[..there]).map_while(|(frame, id)| {
+        for (frame, id) in frames.iter().zip(&ids[..there]) {
             let Some(room) = self.ring.first(at, *id).and_then(|desc| single(&mut lookup, &desc, true)) else {
-                usual = Some(0);
-                return None;
+                return self.state.usual.store(0, Ordering::Relaxed);
             };
             let used = P + frame.len();
             // Of a short frame that is all.
             room.prefetch_write();
             room.prefetch_write_at(used);
             if room.len() < used {
-                usual = Some(room.len() as u32);
-                return None;
+                return self.state.usual.store(room.len() as u32, Ordering::Relaxed);
             }
             if R::INDEXED {
                 self.ring.put_used(at, *id, used as u32);
-                at = at.wrapping_add(1);
             }
-            Some((room, *id))
-        }));
-        if let Some(usual) = usual {
-            self.state.usual.store(usual, Ordering::Relaxed);
+            at = at.wrapping_add(1);
+            if rooms.try_push((room, *id)).is_err() {
+                return;
+            }
         }
     }
 }
 
-/// Asks for the lines of `room` behind the first that the frame will fill.
-#[inline(always)]
-fn ask_for_rest(room: &Slice<'_>, frame: &Frame) {
+/// Asks for the lines of room `n`, but for the first, that its frame will fill.
+#[inline(never)]
+fn ask_for_rest(frames: &[&Frame], rooms: &[(Slice<'_>, u16)], n: usize) {
+    let (Some(frame), Some((room, _))) = (frames.get(n), rooms.get(n)) else { return };
     let mut line = LINE;
     while line < frame.len().min(MOST_AHEAD) {
         room.prefetch_write_at(line);
@@ -186,12 +182,10 @@ fn fill<const P: usize, R: Virtq>(
     frames: &[&Frame],
     rooms: &[(Slice<'_>, u16)],
 ) -> usize {
-    let (header, mut bytes) = (plain_header::<P>(), 0);
+    let (header, mut bytes) = (const { plain_header::<P>() }, 0);
     for (n, (frame, (room, id))) in frames.iter().zip(rooms).enumerate() {
-        if frame.len() > 2 * LINE
-            && let (Some((next, _)), Some(frame)) = (rooms.get(n + AHEAD), frames.get(n + AHEAD))
-        {
-            ask_for_rest(next, frame);
+        if frame.len() > 2 * LINE {
+            ask_for_rest(frames, rooms, n + AHEAD);
         }
         // Cannot fail: the room was measured when it was looked up.
         let _ = burst.write_plain(frame, &header, room, false);
