@@ -43,7 +43,7 @@ pub use dma::{Access, DmaError, DmaMap, Hint, MAX_MAPPINGS, MapError, Mapping};
 pub use lookup::{Lookup, Place, Table};
 pub use memtable::{MAX_SPANS, MemTable, Span, SpanHint};
 pub use page::SharedPage;
-pub use prefetch::{advise_huge, prefetch};
+pub use prefetch::{advise_huge, prefetch, prefetch_write};
 pub use region::Region;
 pub use ring::{Ring, WideRing};
 pub use slice::{HEAD, Slice};

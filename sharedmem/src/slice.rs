@@ -4,6 +4,8 @@ use std::marker::PhantomData;
 use std::ptr::{self, NonNull};
 use std::sync::atomic::{AtomicU8, AtomicU16, AtomicU32, AtomicU64, Ordering};
 
+use crate::prefetch::at_write;
+
 /// Bytes of [`Slice::read_head`] and [`Slice::write_head`]: a cache line.
 pub const HEAD: usize = 64;
 
@@ -245,12 +247,13 @@ impl<'m> Slice<'m> {
     /// cost another round between the processors' caches later.
     #[inline]
     pub fn prefetch_write(&self) {
-        #[cfg(target_arch = "x86_64")]
-        // SAFETY: PREFETCHW changes no memory and no flags and never faults; an x86-64 processor that does not know it
-        // does nothing (Intel SDM, "PREFETCHW"; it was a 3DNow! instruction of AMD's before).
-        unsafe {
-            std::arch::asm!("prefetchw byte ptr [{}]", in(reg) self.as_ptr(), options(nostack, preserves_flags, readonly));
-        }
+        at_write(self.as_ptr());
+    }
+
+    /// The same for the cache line at `offset`, wherever that is.
+    #[inline]
+    pub fn prefetch_write_at(&self, offset: usize) {
+        at_write(self.as_ptr().wrapping_add(offset));
     }
 
     #[inline]

@@ -15,6 +15,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU16, AtomicU32, AtomicU64, Ordering};
 
 use crate::Region;
+use crate::prefetch::at_write;
 
 /// Most descriptors of a ring (virtio 1.2, 2.7 and 2.8.10.1).
 pub const MAX_VIRTQ: u16 = 32_768;
@@ -211,6 +212,12 @@ impl SplitRing {
         }
     }
 
+    /// Asks the processor to bring the available entry at `index` near.
+    #[inline(always)]
+    pub fn prefetch_avail(&self, index: u16) {
+        self.avail.prefetch(4 + 2 * usize::from(index & self.mask));
+    }
+
     /// Where the driver wants to be notified (event index).
     #[inline]
     pub fn used_event(&self) -> u16 {
@@ -242,6 +249,22 @@ impl SplitRing {
         // SAFETY: at is below the size, and the area holds 6 + 8 * size bytes; the driver reads it after the next
         // `set_used_idx`.
         unsafe { self.used.base.add(4 + 8 * at).cast::<u64>().write_unaligned(element.to_le()) };
+    }
+
+    /// Asks the processor for the right to write the used elements from `start` on, `count` of them.
+    #[inline]
+    pub fn prefetch_used(&self, start: u16, count: u16) {
+        let place = |index: u16| self.used.base.wrapping_add(4 + 8 * usize::from(index & self.mask));
+        for n in (0..count).step_by(8) {
+            at_write(place(start.wrapping_add(n)));
+        }
+        at_write(place(start.wrapping_add(count)));
+    }
+
+    /// Asks the processor for the right to write the index of used elements.
+    #[inline(always)]
+    pub fn prefetch_used_idx(&self) {
+        at_write(self.used.base);
     }
 
     /// The device's index, as it stands in memory.

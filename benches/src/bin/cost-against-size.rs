@@ -49,16 +49,15 @@ fn main() -> Result<()> {
     size::plot(&out.join("size.svg"), &results)
 }
 
-/// Rounds that make a profile: the first turns of a site are warm soon.
+/// Rounds that make a profile.
 const ROUNDS: usize = 40;
 
 fn one(case: &str) -> Result<()> {
     let (axis, size) = case.split_once(':').context("AXIS:SIZE")?;
     let (axis, _) = AXES.iter().find(|(a, _)| format!("{a:?}") == axis).context("no such axis")?;
     let mut site = Site::new(Case { axis: *axis, size: size.parse()? }, FRAME);
-    // Silent ports are looked at less often only after a while.
-    let rounds = if *axis == size::Axis::Silent { 40 * ROUNDS } else { ROUNDS };
-    let frames: usize = (0..rounds).map(|_| site.round().0).sum();
+    site.settle();
+    let frames: usize = (0..ROUNDS).map(|_| site.round().0).sum();
     println!("frames {frames} {}", site.accounted());
     Ok(())
 }

@@ -246,7 +246,7 @@ impl VhostUserBackendReqHandlerMut for Device {
         let vring = self.vring(index)?;
         let next = match (vring.tx.take(), vring.rx.take()) {
             (Some(tx), _) => tx.next.load(Ordering::Acquire),
-            (None, Some(rx)) => rx.positions.lock().map_or(0, |p| p.next),
+            (None, Some(rx)) => rx.next(),
             (None, None) => control.unwrap_or_else(|| vring.start(packed)),
         };
         let (base, told) = vring.told(next, packed);

@@ -1,21 +1,20 @@
 //! What the control half and the worker halves of a card share.
 
 use std::os::fd::OwnedFd;
-use std::sync::atomic::{AtomicBool, AtomicU16, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU16, AtomicU32, Ordering};
 
 use arc_swap::ArcSwapOption;
 use arrayvec::ArrayVec;
 use dataplane::PortState;
 use sharedmem::MemTable;
 
-use super::ring::{Virtq, Virtqueue};
+use super::claims::Claims;
+use super::ring::Virtqueue;
 use crate::irq::{Interrupts, IrqKind};
 
 /// Most queue pairs of a card; each has one vector per queue.
 pub const MAX_PAIRS: usize = 8;
-/// Workers that may deliver to one queue at the same time.
-const DELIVERERS: usize = 64;
 
 /// One card.
 pub struct Card {
@@ -75,21 +74,11 @@ pub struct TxState {
 /// How far a receive queue has come.
 #[derive(Debug)]
 pub struct RxState {
-    /// Held to reserve chains and to publish used entries; never over a copy or a system call.
-    pub positions: Mutex<RxPositions>,
-}
-
-/// Under the lock of a receive queue.
-#[derive(Debug)]
-pub struct RxPositions {
-    /// The driver's index when it was last read.
-    pub avail: u16,
-    /// The next chain to take; its used entry has the same index.
-    pub next: u16,
-    /// Used entries before this one are published.
-    pub published: u16,
-    /// Reservations whose copies are done while an earlier one's are not.
-    done: ArrayVec<(u16, u16), DELIVERERS>,
+    /// Which positions are whose.
+    pub(super) claims: Claims,
+    /// Bytes that a buffer of one descriptor lately held at least, 0 where chains were of another kind: what is longer
+    /// does not take the fast lane. A hint; written when it changes.
+    pub(super) usual: AtomicU32,
 }
 
 impl Card {
@@ -110,27 +99,12 @@ impl TxState {
 impl RxState {
     /// A queue that starts at `base`.
     pub fn new(base: u16) -> RxState {
-        let positions = RxPositions { avail: base, next: base, published: base, done: ArrayVec::new() };
-        RxState { positions: Mutex::new(positions) }
+        RxState { claims: Claims::new(base), usual: AtomicU32::new(u32::MAX) }
     }
-}
 
-impl RxPositions {
-    /// The copies into used entries `start..end` are done: publishes them once everything before them is. Returns the
-    /// published index before and after.
-    pub fn finish(&mut self, ring: &impl Virtq, start: u16, end: u16) -> (u16, u16) {
-        let before = self.published;
-        if start == self.published {
-            self.published = end;
-            while let Some(at) = self.done.iter().position(|(s, _)| *s == self.published) {
-                self.published = self.done.swap_remove(at).1;
-            }
-            ring.publish(self.published);
-        } else {
-            // There are never more deliverers than places: each has one reservation at a time.
-            let _ = self.done.try_push((start, end));
-        }
-        (before, self.published)
+    /// The next position to be used.
+    pub fn next(&self) -> u16 {
+        self.claims.next()
     }
 }
 

@@ -1,24 +1,49 @@
 //! The fast lane into a receive queue: frames that go out as they came in, each into a buffer of one descriptor.
+//!
+//! ```text
+//!  split   claim as many positions as there are frames (the index tells that they are there)   one compare-and-swap
+//!          entry -> descriptor -> window, asked for; used entry                                 nobody else's
+//!          header and frame into the window, publish
+//!  packed  the descriptors tell what is there, so they are looked at first; the claim holds if nobody else's came between
+//! ```
+//! A claimed position that turns out to hold no such buffer goes back, with those behind it. Where others have claimed
+//! behind them meanwhile, they are filled one by one ([`Path::deliver_within`]).
 
-use std::sync::PoisonError;
+use std::sync::atomic::Ordering;
 
 use arrayvec::ArrayVec;
-use dataplane::{BURST, Burst, Delivery, Frame, Tally, VNET_LEN};
-use sharedmem::{MemTable, Slice, SpanHint};
+use dataplane::{BURST, Burst, Delivery, DropReason, Frame, Tally, VNET_LEN};
+use sharedmem::{Slice, SpanHint};
 
 use super::chain::single;
+use super::claims::Claim;
 use super::ring::Virtq;
 use super::rx::{HEADER, Path};
 
-/// Plain frames, and for each the whole buffer reserved for it, header and all.
-type Pairs<'m, 'b> = ArrayVec<(&'b Frame, Slice<'m>), BURST>;
+/// Bytes of a cache line.
+const LINE: usize = 64;
+/// So many frames ahead of the copy all lines of long frames' buffers are asked for: a copy by itself asks for each when it
+/// comes to it, and waits where another processor has them.
+const AHEAD: usize = 1;
+/// Bytes of a frame for which that is done; behind them the processor sees where it goes.
+const MOST_AHEAD: usize = 1536;
+/// Frames before the end at which the lines are asked for by which claims are finished; short frames, and long ones.
+const NEAR_SHORT: usize = 24;
+const NEAR_LONG: usize = 4;
+
+/// This is for the other lane.
+struct NotPlain;
+
+/// Plain frames.
+type Frames<'b> = ArrayVec<&'b Frame, BURST>;
+/// The whole buffer of each, header and all, with its chain's identifier.
+type Rooms<'m> = ArrayVec<(Slice<'m>, u16), BURST>;
 
 /// The header, `P` bytes long, of a frame nothing is said of: all zeros but the count of buffers in the longer one.
-#[inline(always)]
-fn plain_header<const P: usize>() -> [u8; P] {
+const fn plain_header<const P: usize>() -> [u8; P] {
     let mut header = [0; P];
-    if let Some(buffers) = header.get_mut(VNET_LEN) {
-        *buffers = 1;
+    if P > VNET_LEN {
+        header[VNET_LEN] = 1;
     }
     header
 }
@@ -29,80 +54,145 @@ impl<'a, R: Virtq> Path<'a, R> {
     /// when the ring is empty.
     #[inline]
     pub(super) fn deliver_plain(&self, burst: &Burst<'_>, list: &[Delivery], tally: &mut Tally) -> (usize, bool) {
-        let (mut ids, mut pairs) = ([0; BURST], ArrayVec::new());
-        let start = self.reserve_plain(burst, list, &mut ids, &mut pairs);
-        if pairs.is_empty() {
-            return (0, false);
-        }
-        let bytes = if self.header == HEADER {
-            fill_plain::<HEADER>(self.ring, burst, start, &ids, &pairs)
+        if self.header == HEADER {
+            self.deliver_each::<HEADER>(burst, list, tally)
         } else {
-            fill_plain::<VNET_LEN>(self.ring, burst, start, &ids, &pairs)
-        };
-        tally.delivered_all(pairs.len(), bytes);
-        (pairs.len(), self.finish(start, start.wrapping_add(pairs.len() as u16)))
+            self.deliver_each::<VNET_LEN>(burst, list, tally)
+        }
     }
 
-    /// Reserves a buffer for each frame, as long as all is plain; returns where they start.
+    /// The frame of `delivery` when it may take the fast lane.
+    #[inline(always)]
+    pub(super) fn plain<'b>(&self, burst: &'b Burst<'_>, delivery: &Delivery, usual: u32) -> Option<&'b Frame> {
+        burst.plain(delivery).filter(|frame| frame.len() + self.header <= usual as usize)
+    }
+
+    /// `P` is the length of the header.
     #[inline]
-    fn reserve_plain<'b>(
-        &self,
-        burst: &'b Burst<'_>,
-        list: &[Delivery],
-        ids: &mut [u16; BURST],
-        pairs: &mut Pairs<'a, 'b>,
-    ) -> u16 {
-        let mut positions = self.state.positions.lock().unwrap_or_else(PoisonError::into_inner);
-        let start = positions.next;
-        let wanted = &mut ids[..list.len().min(BURST)];
-        // A ring that makes no sense is the other lane's to find.
-        let there = self.ring.singles(start, &mut positions.avail, wanted).unwrap_or(0);
-        rooms(self.ring, &self.active.table, burst, list, (start, &ids[..there]), self.header, pairs);
-        positions.next = start.wrapping_add(pairs.len() as u16);
-        start
+    fn deliver_each<const P: usize>(&self, burst: &Burst<'_>, list: &[Delivery], tally: &mut Tally) -> (usize, bool) {
+        self.state.claims.will_take();
+        let usual = self.state.usual.load(Ordering::Relaxed);
+        let part = list.get(..BURST).unwrap_or(list);
+        let frames: Frames<'_> = part.iter().map_while(|delivery| self.plain(burst, delivery, usual)).collect();
+        let mut rooms = Rooms::new();
+        let mut claim = match self.claim::<P>(&frames, &mut rooms) {
+            Ok(Some(claim)) => claim,
+            Ok(None) => {
+                frames.iter().for_each(|_| tally.dropped(DropReason::RingFull));
+                return (frames.len(), false);
+            }
+            Err(NotPlain) => return (0, false),
+        };
+        let mut done = rooms.len();
+        // The lines that all workers write are asked for shortly before the end, lest another takes them again.
+        let near = if frames.first().is_some_and(|frame| frame.len() > 2 * LINE) { NEAR_LONG } else { NEAR_SHORT };
+        let (first, last) = rooms.split_at(done.saturating_sub(near));
+        let (start, middle) = (claim.start(), first.len());
+        let mut bytes = fill::<P, R>(self.ring, burst, start, &frames, first);
+        self.state.claims.will_finish(&claim);
+        self.ring.will_publish();
+        bytes += fill::<P, R>(self.ring, burst, start.wrapping_add(middle as u16), &frames[middle..], last);
+        tally.delivered_all(done, bytes);
+        let end = claim.start().wrapping_add(done as u16);
+        if end != claim.end() && !self.state.claims.shorten(&mut claim, end) {
+            done += self.deliver_within(burst, list.get(done..).unwrap_or(&[]), (end, claim.end()), tally);
+        }
+        (done, self.finish(claim))
     }
-}
 
-/// The frames of `list`, as long as they are plain and the buffers from position `start` on, whose chains are `ids`,
-/// hold them in one piece.
-#[inline(never)]
-fn rooms<'m, 'b>(
-    ring: &impl Virtq,
-    table: &'m MemTable,
-    burst: &'b Burst<'_>,
-    list: &[Delivery],
-    (mut at, ids): (u16, &[u16]),
-    header: usize,
-    pairs: &mut Pairs<'m, 'b>,
-) {
-    let mut hint = SpanHint::default();
-    let mut lookup = table.lookup(&mut hint);
-    for (delivery, id) in list.iter().zip(ids) {
-        let Some(frame) = burst.plain(delivery) else { break };
-        let Some(room) = ring.first(at, *id).and_then(|desc| single(&mut lookup, &desc, true)) else { break };
-        room.prefetch_write();
-        at = at.wrapping_add(1);
-        if room.len() < frame.len() + header || pairs.try_push((frame, room)).is_err() {
-            break;
+    /// Claims positions for `frames` as long as there are buffers, and looks them up; `None` when there is none.
+    #[inline(always)]
+    fn claim<const P: usize>(&self, frames: &Frames<'_>, rooms: &mut Rooms<'a>) -> Result<Option<Claim>, NotPlain> {
+        while !frames.is_empty() {
+            let Some(seen) = self.state.claims.look() else { return Ok(None) };
+            let mut known = seen.avail();
+            if R::INDEXED {
+                // A ring that makes no sense is the other lane's to find.
+                let there = self.ring.available(seen.next(), &mut known, frames.len()).map_err(|_| NotPlain)?;
+                if there == 0 {
+                    return Ok(None);
+                }
+                if let Some(claim) = self.state.claims.take(seen, known, there as u16) {
+                    self.ring.will_use(claim.start(), there as u16);
+                    self.rooms::<P>(claim.start(), known, &frames[..there], rooms);
+                    return Ok(Some(claim));
+                }
+            } else {
+                rooms.clear();
+                self.rooms::<P>(seen.next(), known, frames, rooms);
+                if rooms.is_empty() {
+                    return Err(NotPlain);
+                }
+                if let Some(claim) = self.state.claims.take(seen, known, rooms.len() as u16) {
+                    return Ok(Some(claim));
+                }
+            }
+        }
+        Err(NotPlain)
+    }
+
+    /// The buffers from position `at` on, up to `known`, as long as each holds its frame in one piece. Their used entries
+    /// are written where nobody sees them yet.
+    #[inline(never)]
+    fn rooms<const P: usize>(&self, mut at: u16, mut known: u16, frames: &[&Frame], rooms: &mut Rooms<'a>) {
+        let mut ids = [0; BURST];
+        let ids = &mut ids[..frames.len().min(BURST)];
+        let there = self.ring.singles(at, &mut known, ids).unwrap_or(0);
+        let mut hint = SpanHint::default();
+        let mut lookup = self.active.table.lookup(&mut hint);
+        for (frame, id) in frames.iter().zip(&ids[..there]) {
+            let Some(room) = self.ring.first(at, *id).and_then(|desc| single(&mut lookup, &desc, true)) else {
+                return self.state.usual.store(0, Ordering::Relaxed);
+            };
+            let used = P + frame.len();
+            // Of a short frame that is all.
+            room.prefetch_write();
+            room.prefetch_write_at(used);
+            if room.len() < used {
+                return self.state.usual.store(room.len() as u32, Ordering::Relaxed);
+            }
+            if R::INDEXED {
+                self.ring.put_used(at, *id, used as u32);
+            }
+            at = at.wrapping_add(1);
+            if rooms.try_push((room, *id)).is_err() {
+                return;
+            }
         }
     }
 }
 
-/// Writes header, frame and used entry of each; returns the bytes of the frames. `P` is the length of the header.
+/// Asks for the lines of room `n`, but for the first, that its frame will fill.
 #[inline(never)]
-fn fill_plain<const P: usize>(
-    ring: &impl Virtq,
+fn ask_for_rest(frames: &[&Frame], rooms: &[(Slice<'_>, u16)], n: usize) {
+    let (Some(frame), Some((room, _))) = (frames.get(n), rooms.get(n)) else { return };
+    let mut line = LINE;
+    while line < frame.len().min(MOST_AHEAD) {
+        room.prefetch_write_at(line);
+        line += LINE;
+    }
+}
+
+/// Writes header and frame into each room, and used entries that are seen at once; returns the bytes of the frames.
+#[inline(never)]
+fn fill<const P: usize, R: Virtq>(
+    ring: &R,
     burst: &Burst<'_>,
-    start: u16,
-    ids: &[u16; BURST],
-    pairs: &[(&Frame, Slice<'_>)],
+    mut at: u16,
+    frames: &[&Frame],
+    rooms: &[(Slice<'_>, u16)],
 ) -> usize {
-    let (header, mut index, mut bytes) = (plain_header::<P>(), start, 0);
-    for ((frame, room), id) in pairs.iter().zip(ids) {
-        // Cannot fail: the room was measured when it was reserved.
+    let (header, mut bytes) = (const { plain_header::<P>() }, 0);
+    for (n, (frame, (room, id))) in frames.iter().zip(rooms).enumerate() {
+        if frame.len() > 2 * LINE {
+            ask_for_rest(frames, rooms, n + AHEAD);
+        }
+        // Cannot fail: the room was measured when it was looked up.
         let _ = burst.write_plain(frame, &header, room, false);
-        ring.put_used(index, *id, (P + frame.len()) as u32);
-        index = index.wrapping_add(1);
+        if !R::INDEXED {
+            ring.put_used(at, *id, (P + frame.len()) as u32);
+            at = at.wrapping_add(1);
+        }
         bytes += frame.len();
     }
     bytes

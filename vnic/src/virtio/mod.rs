@@ -6,7 +6,7 @@
 //! ```text
 //!  guest's TX queue (odd)  --TxQueue: walk chain, header -> Offload--> Burst --> (data path)
 //!       used entries of the burst published once, one notification if the driver wants it
-//!  (data path) --RxPath: reserve chains (locked), copy (unlocked), publish in order (locked)--> guest's RX queue (even)
+//!  (data path) --RxPath: claim positions (one compare-and-swap), copy, publish in order--> guest's RX queue (even)
 //!
 //!  vhost_user::Device (control thread) --ArcSwap--> Active: memory table, rings ; positions live on in each queue's state
 //! ```
@@ -15,6 +15,7 @@
 
 mod card;
 mod chain;
+mod claims;
 pub mod control;
 mod fast;
 pub mod features;

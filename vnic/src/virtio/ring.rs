@@ -77,8 +77,16 @@ pub struct Found {
 
 /// What the data path needs of a ring.
 pub trait Virtq {
+    /// True where an index tells how many positions are available, each of which is a chain, and another publishes used
+    /// entries. Without, descriptors tell, and used ones are seen as they are written.
+    const INDEXED: bool;
+
     /// True when the peer shrank the memory under it.
     fn faulted(&self) -> bool;
+
+    /// How many positions are available from `at` on, `wanted` at most, by the index alone: nothing else is read.
+    /// `known` is as in [`Virtq::singles`]. Zero where there is no index.
+    fn available(&self, at: u16, known: &mut u16, wanted: usize) -> Result<usize, Broken>;
 
     /// Looks for chains of one position each, from `at` on, as many as `ids` has room for; their identifiers go there, and
     /// their descriptors are on the way to the cache. Returns how many there are. `known` is the position up to which
@@ -100,6 +108,12 @@ pub trait Virtq {
 
     /// Says that chain `id` at `at`, of `slots` positions, is used, with `len` bytes written.
     fn put_used(&self, at: u16, id: u16, len: u32);
+
+    /// Used entries will be written from `at` on, `count` of them.
+    fn will_use(&self, _at: u16, _count: u16) {}
+
+    /// Used entries will be published soon.
+    fn will_publish(&self) {}
 
     /// The same for chains of one position each, with nothing written.
     fn put_used_run(&self, at: u16, ids: &[u16]) {
@@ -124,15 +138,17 @@ pub trait Virtq {
 }
 
 impl Virtq for SplitRing {
+    const INDEXED: bool = true;
+
     #[inline]
     fn faulted(&self) -> bool {
         SplitRing::faulted(self)
     }
 
-    #[inline]
-    fn singles(&self, at: u16, known: &mut u16, ids: &mut [u16]) -> Result<usize, Broken> {
+    #[inline(always)]
+    fn available(&self, at: u16, known: &mut u16, wanted: usize) -> Result<usize, Broken> {
         let mut there = known.wrapping_sub(at);
-        if usize::from(there) < ids.len() {
+        if usize::from(there) < wanted {
             *known = self.avail_idx();
             there = known.wrapping_sub(at);
             if there > self.size() {
@@ -140,7 +156,12 @@ impl Virtq for SplitRing {
                 return Err(Broken);
             }
         }
-        let n = usize::from(there).min(ids.len());
+        Ok(usize::from(there).min(wanted))
+    }
+
+    #[inline]
+    fn singles(&self, at: u16, known: &mut u16, ids: &mut [u16]) -> Result<usize, Broken> {
+        let n = self.available(at, known, ids.len())?;
         let ids = &mut ids[..n];
         self.avail_run(at, ids);
         ids.iter().for_each(|head| self.prefetch(*head));
@@ -167,6 +188,18 @@ impl Virtq for SplitRing {
         }
         let good = chain::walk(self, memory, id[0], writable, pieces).is_ok();
         Ok(Some(Found { id: id[0], slots: 1, good }))
+    }
+
+    #[inline(always)]
+    fn will_use(&self, at: u16, count: u16) {
+        self.prefetch_used(at, count);
+        self.prefetch_avail(at.wrapping_add(2 * count - 1));
+        self.prefetch_avail(at.wrapping_add(3 * count - 1));
+    }
+
+    #[inline(always)]
+    fn will_publish(&self) {
+        self.prefetch_used_idx();
     }
 
     #[inline(always)]
@@ -236,9 +269,16 @@ fn bare(desc: VirtqDesc) -> VirtqDesc {
 }
 
 impl Virtq for PackedRing {
+    const INDEXED: bool = false;
+
     #[inline]
     fn faulted(&self) -> bool {
         PackedRing::faulted(self)
+    }
+
+    #[inline(always)]
+    fn available(&self, _at: u16, _known: &mut u16, _wanted: usize) -> Result<usize, Broken> {
+        Ok(0)
     }
 
     #[inline]

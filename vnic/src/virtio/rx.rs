@@ -1,10 +1,12 @@
 //! From the switch into the guest's receive queues.
 //!
-//! Chains and their used entries are reserved under the queue's lock; the copy is made without it; used entries are
-//! published in the order of the reservations, for the driver sees one index. With `MRG_RXBUF` a frame takes as many
-//! chains as it needs, and the header of the first tells how many.
+//! Positions are claimed ([`super::claims`]); copies are made and used entries written by whoever claimed them; they are
+//! published in the order of the claims, for the driver sees one index. With `MRG_RXBUF` a frame takes as many chains as
+//! it needs, and the header of the first tells how many. Frames that need not be walked for take the fast lane
+//! ([`super::fast`]); for the others here the queue is held while their chains are found.
 
-use std::sync::{Arc, PoisonError};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use arrayvec::ArrayVec;
 use dataplane::vnet::DATA_VALID;
@@ -13,7 +15,9 @@ use dataplane::{
 };
 use sharedmem::{Lookup, MemTable, Slice, SpanHint};
 
-use super::card::{Active, Card, RxPositions, RxState};
+use super::card::{Active, Card, RxState};
+use super::chain::single;
+use super::claims::Claim;
 use super::features::{self, caps, header_len};
 use super::ring::{Found, Virtq, Virtqueue};
 
@@ -122,13 +126,28 @@ struct Job {
     pieces: u16,
 }
 
-/// What one look at the ring reserved: positions from `start` up to `end`.
+/// What one look at the ring reserved.
 struct Batch<'m> {
-    start: u16,
-    end: u16,
     jobs: ArrayVec<Job, BURST>,
     chains: ArrayVec<Chain, CHAINS>,
     pieces: ArrayVec<Slice<'m>, PIECES>,
+    /// What a chain of one descriptor held at least; 0 with chains of another kind.
+    usual: u32,
+}
+
+impl<'m> Batch<'m> {
+    fn new() -> Batch<'m> {
+        Batch { jobs: ArrayVec::new(), chains: ArrayVec::new(), pieces: ArrayVec::new(), usual: u32::MAX }
+    }
+}
+
+/// Where chains are taken from: a ring that is held, or a claim.
+struct Cursor {
+    next: u16,
+    /// The driver's index when it was last read; a claim's end.
+    avail: u16,
+    /// True for a claim: nothing is taken beyond its end.
+    claimed: bool,
 }
 
 /// What is fixed for one call.
@@ -164,7 +183,9 @@ impl<'a, R: Virtq> Path<'a, R> {
             rest = rest.get(done..).unwrap_or(&[]);
             let stuck = rest.len().min(if done == 0 { BURST } else { 0 });
             if stuck > 0 {
-                let upto = rest.iter().take(stuck).position(|d| burst.plain(d).is_some()).map_or(stuck, |n| n.max(1));
+                let usual = self.state.usual.load(Ordering::Relaxed);
+                let plain = |d| self.plain(burst, d, usual).is_some();
+                let upto = rest.iter().take(stuck).position(plain).map_or(stuck, |n| n.max(1));
                 told |= self.deliver(burst, &rest[..upto], tally);
                 rest = &rest[upto..];
             }
@@ -172,18 +193,75 @@ impl<'a, R: Virtq> Path<'a, R> {
         told
     }
 
-    /// Publishes used entries `start` to `end`, in their order. True when the driver is to be told.
+    /// Publishes what was claimed, in its order. True when the driver is to be told.
     #[inline]
-    pub(super) fn finish(&self, start: u16, end: u16) -> bool {
-        let mut positions = self.state.positions.lock().unwrap_or_else(PoisonError::into_inner);
-        let (before, after) = positions.finish(self.ring, start, end);
-        drop(positions);
+    pub(super) fn finish(&self, claim: Claim) -> bool {
+        let Some((before, after)) = self.state.claims.finish(claim, self.ring) else { return false };
         self.ring.wants_interrupt(self.active.features & features::EVENT_IDX != 0, before, after)
     }
 
     /// Delivers at most a burst; true when the driver is to be told.
     fn deliver(&self, burst: &Burst<'_>, list: &[Delivery], tally: &mut Tally) -> bool {
-        let mut plans: ArrayVec<Plan<'_, '_>, BURST> = ArrayVec::new();
+        let plans = self.plans(burst, list, tally);
+        let (mut at, mut told) = ((0, 0), false);
+        while at.0 < plans.len() {
+            let mut batch = Batch::new();
+            let Some(held) = self.state.claims.hold() else {
+                self.refuse(&plans, at, tally);
+                return told;
+            };
+            let mut cursor = Cursor { next: held.next(), avail: held.avail(), claimed: false };
+            self.reserve_each(&plans, &mut at, &mut batch, &mut cursor, tally);
+            let claim = held.release(cursor.next, cursor.avail);
+            self.fill_batch(&plans, &batch, tally);
+            told |= claim.is_some_and(|claim| self.finish(claim));
+        }
+        told
+    }
+
+    /// Delivers frames from the start of `list` into positions `next` to `end` of a claim: as many as find room, and at most
+    /// a burst. Returns how many it was. What is left of the positions goes back empty, for they cannot go back unused.
+    #[cold]
+    pub(super) fn deliver_within(
+        &self,
+        burst: &Burst<'_>,
+        list: &[Delivery],
+        (next, end): (u16, u16),
+        tally: &mut Tally,
+    ) -> usize {
+        let list = &list[..list.len().min(BURST)];
+        let plain = list.iter().position(|d| burst.plain(d).is_none()).unwrap_or(list.len());
+        // Each makes one frame.
+        let plans = self.plans(burst, &list[..plain], tally);
+        let (mut at, mut cursor) = ((0, 0), Cursor { next, avail: end, claimed: true });
+        while at.0 < plans.len() {
+            let (before, mut batch) = (at, Batch::new());
+            self.reserve_each(&plans, &mut at, &mut batch, &mut cursor, tally);
+            self.fill_batch(&plans, &batch, tally);
+            if at == before {
+                break;
+            }
+        }
+        let mut hint = SpanHint::default();
+        let mut memory = self.active.table.lookup(&mut hint);
+        while cursor.next != end {
+            let mut pieces: ArrayVec<Slice<'a>, CHAIN_PIECES> = ArrayVec::new();
+            let found = self.ring.chain(cursor.next, &mut cursor.avail, &mut memory, true, &mut pieces);
+            let Ok(Some(found)) = found else { break };
+            self.ring.put_used(cursor.next, found.id, 0);
+            cursor.next = cursor.next.wrapping_add(1);
+        }
+        at.0
+    }
+
+    /// How each frame of `list` is to be sent; those that cannot be are told to `tally`.
+    fn plans<'p, 'b>(
+        &self,
+        burst: &'p Burst<'b>,
+        list: &[Delivery],
+        tally: &mut Tally,
+    ) -> ArrayVec<Plan<'p, 'b>, BURST> {
+        let mut plans = ArrayVec::new();
         for delivery in list {
             match Plan::new(burst, delivery, self.caps) {
                 Some(plan) => {
@@ -196,46 +274,50 @@ impl<'a, R: Virtq> Path<'a, R> {
                 None => tally.dropped(DropReason::BadDescriptor),
             }
         }
-        let (mut at, mut told) = ((0, 0), false);
-        while at.0 < plans.len() {
-            let mut batch =
-                Batch { start: 0, end: 0, jobs: ArrayVec::new(), chains: ArrayVec::new(), pieces: ArrayVec::new() };
-            self.reserve(&plans, &mut at, &mut batch, tally);
-            for job in &batch.jobs {
-                let Some(plan) = plans.get(usize::from(job.plan)) else { continue };
-                let first = usize::from(job.first_piece);
-                let pieces = batch.pieces.get(first..first + usize::from(job.pieces)).unwrap_or(&[]);
-                if self.fill(plan, job, pieces) {
-                    tally.delivered(plan.len(job.segment));
-                } else {
-                    tally.dropped(DropReason::BadDescriptor);
-                }
-            }
-            told |= self.publish(&batch);
-        }
-        told
+        plans
     }
 
-    /// Reserves chains for output frames from `at` (plan, segment) on, until a batch is full.
+    /// Drops all output frames from `at` on: there is no room.
+    #[cold]
+    fn refuse(&self, plans: &[Plan<'_, '_>], (index, segment): (usize, u32), tally: &mut Tally) {
+        let left: u32 = plans.iter().skip(index).map(Plan::count).sum();
+        (segment..left).for_each(|_| tally.dropped(DropReason::RingFull));
+    }
+
+    /// Copies what has room, and writes the used entries.
     #[inline]
-    fn reserve(&self, plans: &[Plan<'_, '_>], at: &mut (usize, u32), batch: &mut Batch<'a>, tally: &mut Tally) {
-        let mut positions = self.state.positions.lock().unwrap_or_else(PoisonError::into_inner);
-        batch.start = positions.next;
-        let mut hint = SpanHint::default();
-        let mut memory = self.active.table.lookup(&mut hint);
-        self.reserve_each(plans, at, batch, &mut positions, &mut memory, tally);
-        batch.end = positions.next;
+    fn fill_batch(&self, plans: &[Plan<'_, '_>], batch: &Batch<'_>, tally: &mut Tally) {
+        for job in &batch.jobs {
+            let Some(plan) = plans.get(usize::from(job.plan)) else { continue };
+            let first = usize::from(job.first_piece);
+            let pieces = batch.pieces.get(first..first + usize::from(job.pieces)).unwrap_or(&[]);
+            if self.fill(plan, job, pieces) {
+                tally.delivered(plan.len(job.segment));
+            } else {
+                tally.dropped(DropReason::BadDescriptor);
+            }
+        }
+        // The first last: a packed ring's used descriptors are seen as they are written, and a driver that sees the first
+        // buffer of a frame takes the others to be there.
+        for chain in batch.chains.iter().rev() {
+            self.ring.put_used(chain.at, chain.id, chain.used.min(chain.room));
+        }
+        if !batch.chains.is_empty() && self.state.usual.load(Ordering::Relaxed) != batch.usual {
+            self.state.usual.store(batch.usual, Ordering::Relaxed);
+        }
     }
 
+    /// Reserves chains for output frames from `at` (plan, segment) on, until a batch is full or a claim is used up.
     fn reserve_each(
         &self,
         plans: &[Plan<'_, '_>],
         at: &mut (usize, u32),
         batch: &mut Batch<'a>,
-        positions: &mut RxPositions,
-        memory: &mut Lookup<'a, '_, MemTable>,
+        cursor: &mut Cursor,
         tally: &mut Tally,
     ) {
+        let mut hint = SpanHint::default();
+        let memory = &mut self.active.table.lookup(&mut hint);
         while let Some(plan) = plans.get(at.0) {
             if batch.jobs.is_full() || batch.chains.len() + CHAINS / 2 > CHAINS {
                 return;
@@ -246,7 +328,7 @@ impl<'a, R: Virtq> Path<'a, R> {
             let (index, segment) = *at;
             *at = if segment + 1 < plan.count() { (index, segment + 1) } else { (index + 1, 0) };
             let (first_chain, first_piece) = (batch.chains.len(), batch.pieces.len());
-            match self.take(positions, plan.len(segment) + self.header, memory, batch) {
+            match self.take(cursor, plan.len(segment) + self.header, memory, batch) {
                 Ok(()) => {
                     let job = Job {
                         plan: index as u8,
@@ -256,6 +338,11 @@ impl<'a, R: Virtq> Path<'a, R> {
                         pieces: (batch.pieces.len() - first_piece) as u16,
                     };
                     let _ = batch.jobs.try_push(job);
+                }
+                Err(DropReason::RingFull) if cursor.claimed => {
+                    batch.pieces.truncate(first_piece);
+                    *at = (index, segment);
+                    return;
                 }
                 Err(reason) => {
                     batch.pieces.truncate(first_piece);
@@ -270,29 +357,34 @@ impl<'a, R: Virtq> Path<'a, R> {
     #[inline]
     fn take(
         &self,
-        positions: &mut RxPositions,
+        cursor: &mut Cursor,
         bytes: usize,
         memory: &mut Lookup<'a, '_, MemTable>,
         batch: &mut Batch<'a>,
     ) -> Result<(), DropReason> {
         let first = batch.chains.len();
-        let start = positions.next;
+        let start = cursor.next;
         let mut left = bytes;
         while left > 0 {
             if batch.chains.len() - first == CHAINS / 2 || batch.pieces.remaining_capacity() < CHAIN_PIECES {
-                return self.give_up(positions, start, first, batch, DropReason::Oversize);
+                return self.give_up(cursor, start, first, batch, DropReason::Oversize);
             }
-            let (at, before) = (positions.next, batch.pieces.len());
+            let (at, before) = (cursor.next, batch.pieces.len());
             let mut pieces: ArrayVec<Slice<'a>, CHAIN_PIECES> = ArrayVec::new();
-            let found = self.ring.chain(at, &mut positions.avail, memory, true, &mut pieces);
+            if cursor.claimed && at == cursor.avail {
+                return self.give_up(cursor, start, first, batch, DropReason::RingFull);
+            }
+            let found = self.ring.chain(at, &mut cursor.avail, memory, true, &mut pieces);
             let Ok(found) = found else {
                 self.active.fail(self.number);
-                return self.give_up(positions, start, first, batch, DropReason::RingFull);
+                return self.give_up(cursor, start, first, batch, DropReason::RingFull);
             };
             let Some(Found { id, slots, good }) = found else {
-                return self.give_up(positions, start, first, batch, DropReason::RingFull);
+                return self.give_up(cursor, start, first, batch, DropReason::RingFull);
             };
-            positions.next = at.wrapping_add(slots);
+            cursor.next = at.wrapping_add(slots);
+            let whole = self.ring.first(at, id).and_then(|desc| single(memory, &desc, true));
+            batch.usual = batch.usual.min(whole.map_or(0, |whole| whole.len() as u32));
             let room: usize = pieces.iter().map(Slice::len).sum();
             let room = u32::try_from(room).ok().filter(|room| good && *room > 0);
             // There is room: it was measured above.
@@ -308,7 +400,7 @@ impl<'a, R: Virtq> Path<'a, R> {
             left -= used;
             let _ = batch.chains.try_push(Chain { id, at, room, used: used as u32 });
             if left > 0 && !self.mergeable {
-                return self.give_up(positions, start, first, batch, DropReason::Oversize);
+                return self.give_up(cursor, start, first, batch, DropReason::Oversize);
             }
         }
         Ok(())
@@ -317,13 +409,13 @@ impl<'a, R: Virtq> Path<'a, R> {
     /// Leaves the chains to the next frame. (They were read, not used: reading them again is no harm.)
     fn give_up(
         &self,
-        positions: &mut RxPositions,
+        cursor: &mut Cursor,
         start: u16,
         first: usize,
         batch: &mut Batch<'a>,
         reason: DropReason,
     ) -> Result<(), DropReason> {
-        positions.next = start;
+        cursor.next = start;
         batch.chains.truncate(first);
         Err(reason)
     }
@@ -373,19 +465,5 @@ impl<'a, R: Virtq> Path<'a, R> {
         }
         bytes[VNET_LEN..].copy_from_slice(&chains.to_le_bytes());
         bytes
-    }
-
-    /// Writes the used entries and publishes them in order. True when the driver is to be told.
-    #[inline]
-    fn publish(&self, batch: &Batch<'_>) -> bool {
-        if batch.chains.is_empty() {
-            return false;
-        }
-        // The first last: a packed ring's used descriptors are seen as they are written, and a driver that sees the first
-        // buffer of a frame takes the others to be there.
-        for chain in batch.chains.iter().rev() {
-            self.ring.put_used(chain.at, chain.id, chain.used.min(chain.room));
-        }
-        self.finish(batch.start, batch.end)
     }
 }
