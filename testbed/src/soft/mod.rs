@@ -125,6 +125,15 @@ pub trait SoftGuest: Send {
     /// When the switch breaks the card's rules.
     fn drain_with(&mut self, see: &mut See<'_>) -> Result<()>;
 
+    /// As [`SoftGuest::drain_with`], its errors too, for a card whose kind is known: without a call through a pointer for
+    /// each frame where the card has a way to that.
+    fn show(&mut self, mut see: impl FnMut(Option<Tag>, &Slice<'_>, usize)) -> Result<()>
+    where
+        Self: Sized,
+    {
+        self.drain_with(&mut see)
+    }
+
     /// Frames sent that the switch has not completed yet.
     ///
     /// # Errors

@@ -74,14 +74,19 @@ impl Path<'_> {
         self.reserve_plain(burst, list, &mut pairs);
         let completions = &self.rings.completions;
         let mut bytes = 0;
-        for (n, pair) in pairs.iter().enumerate() {
+        for pair in &pairs {
             let len = pair.frame.len().max(MIN_FRAME);
             // Cannot fail: the room was measured when it was reserved.
             let _ = burst.write_plain(pair.frame, &[], &pair.room, true);
-            let (lower, upper) = plain(pair.tell, marks.get(n).copied().unwrap_or_default(), len, pair.slot);
-            completions.store(pair.slot.index, lower, upper);
             counts.good(pair.frame.dst(), len);
             bytes += len;
+        }
+        // The first one last: a driver that polls finds the burst as a whole, and does not take the lines away one by one
+        // that are being written.
+        for (n, pair) in pairs.iter().enumerate().rev() {
+            let len = pair.frame.len().max(MIN_FRAME);
+            let (lower, upper) = plain(pair.tell, marks.get(n).copied().unwrap_or_default(), len, pair.slot);
+            completions.store(pair.slot.index, lower, upper);
         }
         tally.delivered_all(pairs.len(), bytes);
         pairs.len()

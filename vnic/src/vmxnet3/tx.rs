@@ -291,13 +291,14 @@ fn count(burst: &Burst<'_>) -> Counts {
     counts
 }
 
-/// Writes a completion for each frame end.
+/// Writes a completion for each frame end, the first one last: a driver that polls finds all of them or none, and does
+/// not take lines away that are being written.
 fn complete(rings: &TxRings, state: &TxState, ends: &[u32]) {
     let ring = &rings.completions;
-    let mut at = state.completion.get();
-    for &end in ends {
+    let start = state.completion.get();
+    for (n, &end) in ends.iter().enumerate().rev() {
+        let at = start.ahead(n as u32, ring.count());
         ring.store(at.index, u64::from(end & 0xfff), u64::from(at.gen_bit) << 63);
-        at.advance(ring.count());
     }
-    state.completion.set(at);
+    state.completion.set(start.ahead(ends.len() as u32, ring.count()));
 }
