@@ -62,6 +62,11 @@ impl std::ops::AddAssign for Drained {
 /// Who looks at frames where they lie: the tag the card took out, the first bytes, the length.
 pub type See<'s> = dyn FnMut(Option<Tag>, &Slice<'_>, usize) + 's;
 
+/// The same where its kind is known, and a call to it can be a part of the loop.
+pub(crate) trait Sees: FnMut(Option<Tag>, &Slice<'_>, usize) {}
+
+impl<F: FnMut(Option<Tag>, &Slice<'_>, usize) + ?Sized> Sees for F {}
+
 /// What every soft guest can do, whatever its card.
 pub trait SoftGuest: Send {
     /// Name of the card's kind.

@@ -162,7 +162,8 @@ fn serve(
 pub(super) fn plain_desc(upper: u64, at: Cursor) -> Option<u32> {
     const ASKED: u64 = (3 << 10 | TAG as u64) << 32 | TYPE as u64;
     const LOOKED_AT: u64 = ASKED | (END as u64) << 32 | GENERATION as u64;
-    let wanted = u64::from(END) << 32 | u64::from(at.gen_bit) * u64::from(GENERATION);
+    let generation = if at.gen_bit { GENERATION } else { 0 };
+    let wanted = u64::from(END) << 32 | u64::from(generation);
     // 0 becomes LEN_ZERO.
     (upper & LOOKED_AT == wanted).then_some(((upper as u32).wrapping_sub(1) & LEN_MASK) + 1)
 }
@@ -170,7 +171,7 @@ pub(super) fn plain_desc(upper: u64, at: Cursor) -> Option<u32> {
 /// True when the driver wants a completion of the frame that ends with this upper half.
 #[inline(always)]
 pub(super) fn wants_completion(upper: u64) -> bool {
-    upper >> 32 & u64::from(COMPLETE) != 0
+    upper & u64::from(COMPLETE) << 32 != 0
 }
 
 /// Takes the frame at `next` into the burst, if it is all there.

@@ -5,7 +5,7 @@ use sharedmem::{Region, Ring, Slice, WideRing};
 use wire::Tag;
 
 use super::layout::{Place, RING_ALIGN, bar0, queue, room};
-use crate::soft::{Drained, Ram, Received};
+use crate::soft::{Drained, Ram, Received, Sees};
 
 /// Greatest head buffer Linux uses; longer frames go on in pages.
 const MAX_HEAD: u32 = 3072;
@@ -252,20 +252,14 @@ impl RxQueue {
     }
 
     /// As [`RxQueue::drain`], each frame shown to `see`.
-    pub fn drain_with<S>(&mut self, doorbells: &Region, ram: &Ram, see: &mut S) -> Result<()>
-    where
-        S: FnMut(Option<Tag>, &Slice<'_>, usize) + ?Sized,
-    {
+    pub fn drain_with<S: Sees + ?Sized>(&mut self, doorbells: &Region, ram: &Ram, see: &mut S) -> Result<()> {
         while self.drain_plain(doorbells, ram, see)? && self.drain_one(doorbells, ram, see)? {}
         Ok(())
     }
 
     /// Takes a frame of any kind; false when it is not all there.
     #[inline(never)]
-    fn drain_one<S>(&mut self, doorbells: &Region, ram: &Ram, see: &mut S) -> Result<bool>
-    where
-        S: FnMut(Option<Tag>, &Slice<'_>, usize) + ?Sized,
-    {
+    fn drain_one<S: Sees + ?Sized>(&mut self, doorbells: &Region, ram: &Ram, see: &mut S) -> Result<bool> {
         // Where the frame begins: its head, and the bytes of that.
         let mut first = None;
         while let Some(completion) = self.next()? {
@@ -285,10 +279,7 @@ impl RxQueue {
     /// Takes the frames at the front that are plain: whole in the head buffer that comes next in ring 1. All that makes
     /// them so is checked; what is otherwise is left to [`RxQueue::next`], which knows more. True when such is there.
     #[inline]
-    fn drain_plain<S>(&mut self, doorbells: &Region, ram: &Ram, see: &mut S) -> Result<bool>
-    where
-        S: FnMut(Option<Tag>, &Slice<'_>, usize) + ?Sized,
-    {
+    fn drain_plain<S: Sees + ?Sized>(&mut self, doorbells: &Region, ram: &Ram, see: &mut S) -> Result<bool> {
         let buffers = &mut self.rings[0];
         if self.started || buffers.head_every != 1 {
             return Ok(true);
