@@ -6,7 +6,8 @@ use std::sync::atomic::AtomicU16;
 use arc_swap::ArcSwapOption;
 use arrayvec::ArrayVec;
 use dataplane::{
-    Counters, Ingress, IngressSlot, Multicast, PortEntry, PortId, PortState, PortTotals, Role, RxFilter, VnicRole,
+    Counters, Egress, Ingress, IngressSlot, Multicast, PortEntry, PortId, PortState, PortTotals, Role, RxFilter,
+    VnicRole,
 };
 use portgroups::{Policy, Security, VlanMode};
 use sharedmem::{DriverRing, MemTable, Region, SharedPage, Span, SplitRing};
@@ -18,9 +19,9 @@ use wire::Mac;
 
 /// Bytes from one buffer to the next: as DPDK's default pools have them, so buffers do not all begin in the same few
 /// sets of the cache.
-const STRIDE: usize = 2304;
+pub(crate) const STRIDE: usize = 2304;
 /// Bytes of a buffer.
-const BUFFER: usize = 2048;
+pub(crate) const BUFFER: usize = 2048;
 /// Bytes of the virtio header before a frame.
 const HEADER: usize = 12;
 /// A descriptor the device writes to.
@@ -119,15 +120,77 @@ impl Guest {
     }
 }
 
+/// What can be done with a guest of any kind.
+pub trait Driver {
+    /// Offers `frames` more frames as they lie in the buffers.
+    fn send(&mut self, frames: u16);
+
+    /// Takes what came, and gives the switch its buffers back.
+    fn receive(&mut self);
+
+    /// Frames that the switch took, as far as the guest has looked.
+    fn taken(&self) -> u64;
+
+    /// Frames that came, as far as the guest has looked.
+    fn received(&self) -> u64;
+
+    /// The port's counters.
+    fn totals(&self) -> PortTotals;
+}
+
+impl Driver for Guest {
+    fn send(&mut self, frames: u16) {
+        Guest::send(self, frames, None);
+    }
+
+    fn receive(&mut self) {
+        Guest::receive(self);
+    }
+
+    fn taken(&self) -> u64 {
+        self.sent - u64::from(self.unsent())
+    }
+
+    fn received(&self) -> u64 {
+        self.received
+    }
+
+    fn totals(&self) -> PortTotals {
+        Guest::totals(self)
+    }
+}
+
+impl<D: Driver + ?Sized> Driver for Box<D> {
+    fn send(&mut self, frames: u16) {
+        (**self).send(frames);
+    }
+
+    fn receive(&mut self) {
+        (**self).receive();
+    }
+
+    fn taken(&self) -> u64 {
+        (**self).taken()
+    }
+
+    fn received(&self) -> u64 {
+        (**self).received()
+    }
+
+    fn totals(&self) -> PortTotals {
+        (**self).totals()
+    }
+}
+
 /// True when every frame of these guests' switch is accounted for: per port, over the switch, and against what the guests
 /// themselves counted. (Where the counters stand is in `dataplane::counters`.)
-pub fn accounted(guests: &[Guest]) -> bool {
+pub fn accounted(guests: &[impl Driver]) -> bool {
     let (mut copies, mut offered) = (0, 0);
     let mut good = true;
     for guest in guests {
         let totals = guest.totals();
-        good &= totals.balanced() && totals.in_frames == guest.sent - u64::from(guest.unsent());
-        good &= totals.out_frames == guest.received;
+        good &= totals.balanced() && totals.in_frames == guest.taken();
+        good &= totals.out_frames == guest.received();
         copies += totals.in_copies + totals.out_segments + totals.out_originated;
         offered += totals.out_offered;
     }
@@ -155,9 +218,7 @@ pub fn port(spec: &Spec) -> (PortEntry, Guest) {
     let ((tx, tx_ring), (rx, rx_ring)) = (end(0), end(ring_bytes));
     for at in 0..spec.ring {
         let station = at % spec.stations.max(1);
-        let mut bytes = vec![0u8; HEADER];
-        bytes.extend([&mac(spec.peer, station).0[..], &mac(spec.index, station).0, &[0x08, 0x00]].concat());
-        bytes.resize(HEADER + spec.frame, 0x5a);
+        let bytes = [&[0; HEADER][..], &frame(spec, station)].concat();
         let place = buffers + usize::from(at) * STRIDE;
         assert!(region.slice(place, bytes.len()).is_some_and(|buffer| buffer.write_at(0, &bytes)));
         tx.ring.write_desc(at, place as u64, bytes.len() as u32, 0, 0);
@@ -177,10 +238,17 @@ pub fn port(spec: &Spec) -> (PortEntry, Guest) {
     let counters = Arc::new(Counters::new(spec.workers));
     let mut guest = Guest { region, buffers, tx, rx, sent: 0, received: 0, seen: 0, counters: counters.clone() };
     guest.receive();
-    (entry(spec, active, counters), guest)
+    (virtio(spec, active, counters), guest)
 }
 
-fn entry(spec: &Spec, active: Active, counters: Arc<Counters>) -> PortEntry {
+/// A frame of station `station` behind the guest of `spec`.
+pub(crate) fn frame(spec: &Spec, station: u16) -> Vec<u8> {
+    let mut bytes = [&mac(spec.peer, station).0[..], &mac(spec.index, station).0, &[0x08, 0x00]].concat();
+    bytes.resize(spec.frame, 0x5a);
+    bytes
+}
+
+fn virtio(spec: &Spec, active: Active, counters: Arc<Counters>) -> PortEntry {
     let state = Arc::new(PortState::new());
     state.set_connected(true);
     state.set_filter(RxFilter {
@@ -197,7 +265,18 @@ fn entry(spec: &Spec, active: Active, counters: Arc<Counters>) -> PortEntry {
         kicks: Default::default(),
         errors: Default::default(),
     });
-    let queue: Box<dyn Ingress> = Box::new(TxQueue::new(card.clone(), 0));
+    let queue = Box::new(TxQueue::new(card.clone(), 0));
+    entry(spec, state, counters, Arc::new(RxPath::new(card)), queue)
+}
+
+/// The port of `spec`, whatever its card.
+pub(crate) fn entry(
+    spec: &Spec,
+    state: Arc<PortState>,
+    counters: Arc<Counters>,
+    egress: Arc<dyn Egress>,
+    queue: Box<dyn Ingress>,
+) -> PortEntry {
     let security = Security { learning: spec.learning, forged_transmits: spec.learning, ..Security::default() };
     let policy = Policy { vlan: spec.vlan.clone(), security, mac: mac(spec.index, 0) };
     let placement = Placement { send: Choice::None, receive: Receive { group: Arc::new([]), unicast: Arc::new([]) } };
@@ -207,7 +286,7 @@ fn entry(spec: &Spec, active: Active, counters: Arc<Counters>) -> PortEntry {
         role: Role::Vnic(VnicRole { policy, chosen_mac: None, placement, has_uplinks: false }),
         state,
         counters,
-        egress: Arc::new(RxPath::new(card)),
+        egress,
         queues: vec![(Arc::new(IngressSlot::new(queue)), spec.worker)],
     }
 }

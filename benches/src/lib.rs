@@ -10,6 +10,7 @@
 //! [`Loom`], [`Rings`], [`stages`] and [`size`] take a worker's turns in their own thread; [`side`] is `make bench`.
 #![forbid(unsafe_code)]
 
+mod cards;
 mod guests;
 mod loom;
 mod rings;

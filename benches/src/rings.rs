@@ -1,4 +1,4 @@
-//! Two guests' virtio cards and the switch between them in one thread: the data path with its rings, and nobody else's
+//! Two guests' cards and the switch between them in one thread: the data path with its rings, and nobody else's
 //! instructions in [`Rings::turn`].
 
 use std::sync::Arc;
@@ -6,7 +6,8 @@ use std::sync::Arc;
 use dataplane::{Address, BURST, Learned, PortEntry, PortId, Seconds, Snapshot, Worker, Workers};
 use portgroups::VlanMode;
 
-use crate::guests::{self, Guest, Spec, accounted, mac};
+use crate::cards::{self, CardGuest};
+use crate::guests::{self, Driver, Guest, Spec, accounted, mac};
 
 /// Descriptors of a ring.
 const RING: u16 = 256;
@@ -16,31 +17,44 @@ pub(crate) const VLAN: u16 = 10;
 /// The switch, its one worker, and two guests; the first sends to the second.
 pub struct Rings {
     worker: Worker,
-    guests: [Guest; 2],
+    guests: [Box<dyn Driver>; 2],
 }
 
 impl Rings {
-    /// Frames of `frame` bytes without the CRC, from `macs` addresses behind the first guest to as many behind the second,
+    /// Guests with virtio cards: frames of `frame` bytes without the CRC, from `macs` addresses behind the first guest to as many behind the second,
     /// which are learnt when it is more than one.
     ///
     /// # Panics
     /// When memory cannot be had: a bench has no use for less.
     pub fn new(frame: usize, macs: u16) -> Rings {
+        let ((first, sender), (second, receiver)) = (port(0, frame, macs), port(1, frame, macs));
+        Rings::between(vec![first, second], [Box::new(sender), Box::new(receiver)], macs)
+    }
+
+    /// Guests with vmxnet3 cards.
+    ///
+    /// # Panics
+    /// As [`Rings::new`].
+    pub fn vmxnet3(frame: usize) -> Rings {
+        let ((first, sender), (second, receiver)) = (card(0, frame), card(1, frame));
+        Rings::between(vec![first, second], [Box::new(sender), Box::new(receiver)], 1)
+    }
+
+    fn between(ports: Vec<PortEntry>, guests: [Box<dyn Driver>; 2], macs: u16) -> Rings {
         let workers = Workers::new(1, Snapshot::new(Vec::new(), 1500));
-        let (first, sender) = port(0, frame, macs);
-        let (second, receiver) = port(1, frame, macs);
-        let mut snapshot = Snapshot::new(vec![first, second], 1500);
+        let mut snapshot = Snapshot::new(ports, 1500);
         if macs > 1 {
             snapshot = snapshot.with_learned(learned(macs));
         }
         workers.publish(snapshot);
-        Rings { worker: workers.worker(0).expect("the one worker"), guests: [sender, receiver] }
+        Rings { worker: workers.worker(0).expect("the one worker"), guests }
     }
 
     /// The guests' part: a burst to send, and room for it.
     pub fn fill(&mut self) {
         let [sender, receiver] = &mut self.guests;
-        sender.send(BURST as u16, None);
+        sender.receive();
+        sender.send(BURST as u16);
         receiver.receive();
     }
 
@@ -53,7 +67,7 @@ impl Rings {
     /// Frames that came out so far, and true when every frame is accounted for. Meant for when the guests have taken
     /// what came.
     pub fn delivered(&mut self) -> (u64, bool) {
-        self.guests.iter_mut().for_each(Guest::receive);
+        self.guests.iter_mut().for_each(|guest| guest.receive());
         (self.guests[1].totals().out_frames, accounted(&self.guests))
     }
 }
@@ -67,7 +81,16 @@ pub(crate) fn learned(macs: u16) -> Arc<Learned> {
 
 /// Port `index` of two and its guest, with `macs` stations.
 pub(crate) fn port(index: u16, frame: usize, macs: u16) -> (PortEntry, Guest) {
-    guests::port(&Spec {
+    guests::port(&spec(index, frame, macs))
+}
+
+/// The same with a vmxnet3 card.
+pub(crate) fn card(index: u16, frame: usize) -> (PortEntry, CardGuest) {
+    cards::port(&spec(index, frame, 1))
+}
+
+fn spec(index: u16, frame: usize, macs: u16) -> Spec {
+    Spec {
         index,
         peer: 1 - index,
         vlan: VlanMode::Vst(VLAN),
@@ -77,7 +100,7 @@ pub(crate) fn port(index: u16, frame: usize, macs: u16) -> (PortEntry, Guest) {
         ring: RING,
         frame,
         stations: macs,
-    })
+    }
 }
 
 #[cfg(test)]
@@ -86,8 +109,8 @@ mod tests {
 
     #[test]
     fn every_frame_of_every_turn_comes_out() {
-        for (frame, macs) in [(60, 1), (508, 256), (1514, 100)] {
-            let mut rings = Rings::new(frame, macs);
+        let virtio = [(60, 1), (508, 256), (1514, 100)].map(|(frame, macs)| Rings::new(frame, macs));
+        for mut rings in virtio.into_iter().chain([60, 1514].map(Rings::vmxnet3)) {
             let mut taken = 0;
             for _ in 0..100 {
                 rings.fill();

@@ -12,6 +12,8 @@
 //!  segmentation  one of 32 segments cut, patched, summed and written                     the ring
 //! ```
 //!
+//! `poll`, `deliver` and `turn` are of virtio rings, and likewise of vmxnet3's.
+//!
 //! What is measured runs inside [`counted`], and nothing else does.
 
 use std::hint::black_box;
@@ -27,8 +29,8 @@ use sharedmem::{SharedPage, Slice};
 use wire::Mac;
 
 use crate::Rings;
-use crate::guests::mac;
-use crate::rings::{VLAN, learned, port};
+use crate::guests::{Driver, mac};
+use crate::rings::{VLAN, card, learned, port};
 
 /// Frames of one round of any stage: frames that came out, or lookups, or sums.
 pub const FRAMES: usize = 128;
@@ -100,11 +102,20 @@ impl Sink for Taken {
 /// # Panics
 /// As all that make a stage: when memory cannot be had.
 pub fn poll(frame: usize) -> Stage {
-    let (entry, mut guest) = port(0, frame, 1);
+    poll_of(port(0, frame, 1))
+}
+
+/// As [`poll`], of a vmxnet3 card's rings.
+pub fn poll_vmxnet3(frame: usize) -> Stage {
+    poll_of(card(0, frame))
+}
+
+fn poll_of((entry, mut guest): (PortEntry, impl Driver + 'static)) -> Stage {
     let mut queue = entry.queues.first().and_then(|(slot, _)| slot.take()).expect("the queue");
     let mut sink = Taken(0);
     Stage::new(move || {
-        guest.send(FRAMES as u16, None);
+        guest.receive();
+        guest.send(FRAMES as u16);
         let before = sink.0;
         let ((), took) = timed(|| {
             for _ in 0..FRAMES / BURST {
@@ -117,7 +128,15 @@ pub fn poll(frame: usize) -> Stage {
 
 /// Delivers bursts of frames of `frame` bytes into a virtio ring.
 pub fn deliver(frame: usize) -> Stage {
-    let (entry, mut guest) = port(1, frame, 1);
+    deliver_to(frame, port(1, frame, 1))
+}
+
+/// As [`deliver`], into a vmxnet3 card's rings.
+pub fn deliver_vmxnet3(frame: usize) -> Stage {
+    deliver_to(frame, card(1, frame))
+}
+
+fn deliver_to(frame: usize, (entry, mut guest): (PortEntry, impl Driver + 'static)) -> Stage {
     let egress = entry.egress;
     let memory = frames(frame, BURST, 1);
     let list: Vec<Delivery> = (0..BURST as u8).map(|frame| Delivery { frame, tag: None }).collect();
@@ -159,7 +178,15 @@ pub fn forward(macs: u16) -> Stage {
 
 /// The whole turn of a worker with two virtio ports, frames of `frame` bytes, as [`Rings`] has them.
 pub fn turn(frame: usize, macs: u16) -> Stage {
-    let mut rings = Rings::new(frame, macs);
+    turn_of(Rings::new(frame, macs), macs)
+}
+
+/// As [`turn`], with two vmxnet3 ports.
+pub fn turn_vmxnet3(frame: usize) -> Stage {
+    turn_of(Rings::vmxnet3(frame), 1)
+}
+
+fn turn_of(mut rings: Rings, macs: u16) -> Stage {
     for _ in 0..warm_up(macs) {
         rings.fill();
         rings.turn();
@@ -341,13 +368,16 @@ mod tests {
         let stages = [
             poll(SHORT),
             poll(LONG),
+            poll_vmxnet3(SHORT),
             deliver(SHORT),
             deliver(LONG),
+            deliver_vmxnet3(SHORT),
             forward(1),
             forward(256),
             turn(SHORT, 1),
             turn(LONG, 1),
             turn(SHORT, 256),
+            turn_vmxnet3(SHORT),
             learning(2),
             learning(4096),
             sum(SHORT),

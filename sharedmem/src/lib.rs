@@ -45,7 +45,7 @@ pub use memtable::{MAX_SPANS, MemTable, Span, SpanHint};
 pub use page::SharedPage;
 pub use prefetch::{advise_huge, prefetch, prefetch_write};
 pub use region::Region;
-pub use ring::{Ring, WideRing};
+pub use ring::{Ring, Slot, WideRing};
 pub use slice::{HEAD, Slice};
 pub use virtq::{MAX_VIRTQ, PackedEvent, PackedRing, SplitRing, VirtqDesc, VirtqPlace};
 pub use virtq_driver::DriverRing;

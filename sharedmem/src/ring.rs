@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 use crate::Region;
 
-pub use wide::WideRing;
+pub use wide::{Slot, WideRing};
 
 /// `count` descriptors of `WORDS` 32-bit little-endian words each. The address is checked and
 /// cached when the ring is made; it holds its region, so it stays valid while it lives.

@@ -1,5 +1,6 @@
 //! Descriptors of 16 bytes, moved as two halves.
 
+use std::slice;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::Ring;
@@ -17,6 +18,36 @@ impl Ring<4> {
     }
 }
 
+/// One descriptor of a [`WideRing`].
+#[derive(Debug)]
+#[repr(C)]
+pub struct Slot {
+    lower: AtomicU64,
+    upper: AtomicU64,
+}
+
+impl Slot {
+    /// The upper half, with acquire ordering: what the peer stored before it is seen after it.
+    #[inline(always)]
+    pub fn upper(&self) -> u64 {
+        u64::from_le(self.upper.load(Ordering::Acquire))
+    }
+
+    /// The lower half, after [`Slot::upper`] has said that it is there.
+    #[inline(always)]
+    pub fn lower(&self) -> u64 {
+        u64::from_le(self.lower.load(Ordering::Relaxed))
+    }
+
+    /// Stores both, the upper half last and with release ordering: a peer that sees it sees the lower half, and what was
+    /// stored before.
+    #[inline(always)]
+    pub fn store(&self, lower: u64, upper: u64) {
+        self.lower.store(lower.to_le(), Ordering::Relaxed);
+        self.upper.store(upper.to_le(), Ordering::Release);
+    }
+}
+
 impl WideRing {
     /// Number of descriptors.
     #[inline]
@@ -30,41 +61,50 @@ impl WideRing {
         self.0.faulted()
     }
 
-    #[inline]
-    fn half(&self, index: u32, upper: bool) -> &AtomicU64 {
-        assert!(index < self.0.count);
-        // SAFETY: the descriptor lies within the array checked when the ring was made, at a multiple of 8 bytes by
-        // `wide`; the region is held by self; the memory is only accessed atomically.
-        unsafe { AtomicU64::from_ptr(self.0.base.cast::<u64>().add(index as usize * 2 + usize::from(upper))) }
+    /// The descriptors from `index` on, at most `count`, and none beyond the end of the ring: a run is checked once.
+    #[inline(always)]
+    pub fn slots(&self, index: u32, count: u32) -> &[Slot] {
+        let Some(left) = self.0.count.checked_sub(index) else { return &[] };
+        // SAFETY: the descriptors lie within the array checked when the ring was made, at a multiple of 8 bytes by `wide`;
+        // the region is held by self, which the slice borrows; the memory is only accessed atomically.
+        unsafe { slice::from_raw_parts(self.0.base.cast::<Slot>().add(index as usize), count.min(left) as usize) }
     }
 
-    /// The upper half of descriptor `index`, with acquire ordering: what the peer stored before it is seen after it.
+    /// Descriptor `index`.
+    ///
+    /// # Panics
+    /// When `index` is out of range; it is ours, never a guest's.
+    #[inline]
+    fn slot(&self, index: u32) -> &Slot {
+        let [slot] = self.slots(index, 1) else { panic!("descriptor {index} of {}", self.0.count) };
+        slot
+    }
+
+    /// [`Slot::upper`] of descriptor `index`.
     ///
     /// # Panics
     /// When `index` is out of range; it is ours, never a guest's.
     #[inline]
     pub fn upper(&self, index: u32) -> u64 {
-        u64::from_le(self.half(index, true).load(Ordering::Acquire))
+        self.slot(index).upper()
     }
 
-    /// The lower half of descriptor `index`, after [`WideRing::upper`] has said that it is there.
+    /// [`Slot::lower`] of descriptor `index`.
     ///
     /// # Panics
     /// As [`WideRing::upper`].
     #[inline]
     pub fn lower(&self, index: u32) -> u64 {
-        u64::from_le(self.half(index, false).load(Ordering::Relaxed))
+        self.slot(index).lower()
     }
 
-    /// Stores descriptor `index`, the upper half last and with release ordering: a peer that sees it sees the lower
-    /// half, and what was stored before.
+    /// [`Slot::store`] to descriptor `index`.
     ///
     /// # Panics
     /// As [`WideRing::upper`].
     #[inline]
     pub fn store(&self, index: u32, lower: u64, upper: u64) {
-        self.half(index, false).store(lower.to_le(), Ordering::Relaxed);
-        self.half(index, true).store(upper.to_le(), Ordering::Release);
+        self.slot(index).store(lower, upper);
     }
 }
 
@@ -88,6 +128,10 @@ mod tests {
         words.store(0, 1, 9);
         assert_eq!((wide.upper(0), wide.lower(0)), (7, 9 << 32));
         assert!(!wide.faulted());
+        let run = |index, count| wide.slots(index, count).iter().map(|slot| slot.upper()).collect::<Vec<_>>();
+        assert_eq!(run(0, 1), [7]);
+        assert_eq!(run(253, 9), [0, 0x5555_6666_7777_8888], "a run ends where the ring does");
+        assert!(run(255, 1).is_empty() && run(u32::MAX, u32::MAX).is_empty());
     }
 
     #[test]
@@ -102,7 +146,7 @@ mod tests {
     }
 
     #[test]
-    #[should_panic(expected = "index < self.0.count")]
+    #[should_panic(expected = "descriptor 4 of 4")]
     fn an_index_beyond_the_end_is_our_mistake() {
         let file = tempfile::tempfile().unwrap();
         file.set_len(4096).unwrap();

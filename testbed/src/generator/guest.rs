@@ -51,20 +51,20 @@ impl Station for Virtio {
 }
 
 /// A card over vfio-user.
-pub(super) struct Guest {
-    guest: Box<dyn SoftGuest>,
+pub(super) struct Guest<G> {
+    guest: G,
     frames: Vec<Vec<u8>>,
     next: usize,
     marked: Marked,
 }
 
-impl Guest {
-    pub(super) fn new(guest: Box<dyn SoftGuest>) -> Guest {
+impl<G: SoftGuest> Guest<G> {
+    pub(super) fn new(guest: G) -> Guest<G> {
         Guest { guest, frames: Vec::new(), next: 0, marked: Marked::default() }
     }
 }
 
-impl Station for Guest {
+impl<G: SoftGuest> Station for Guest<G> {
     fn mac(&self) -> Mac {
         self.guest.mac()
     }
@@ -93,7 +93,7 @@ impl Station for Guest {
     }
 
     fn take(&mut self, checker: &mut Checker) -> Result<()> {
-        self.guest.drain_with(&mut |tag, first, len| checker.see(tag, first, len))
+        self.guest.show(|tag, first, len| checker.see(tag, first, len))
     }
 }
 

@@ -213,11 +213,11 @@ pub fn open(spec: &StationSpec, opening: Opening) -> Result<Box<dyn Station>> {
             if let Some(vlan) = spec.vlan {
                 card.set_vlan_filter(&[vlan])?;
             }
-            Box::new(Guest::new(Box::new(card)))
+            Box::new(Guest::new(card))
         }
         Kind::Vlance => {
             let options = VlanceOptions { mac: spec.mac, ..VlanceOptions::default() };
-            Box::new(Guest::new(Box::new(SoftVlance::connect(socket, options)?)))
+            Box::new(Guest::new(SoftVlance::connect(socket, options)?))
         }
     })
 }

@@ -62,6 +62,11 @@ impl std::ops::AddAssign for Drained {
 /// Who looks at frames where they lie: the tag the card took out, the first bytes, the length.
 pub type See<'s> = dyn FnMut(Option<Tag>, &Slice<'_>, usize) + 's;
 
+/// The same where its kind is known, and a call to it can be a part of the loop.
+pub(crate) trait Sees: FnMut(Option<Tag>, &Slice<'_>, usize) {}
+
+impl<F: FnMut(Option<Tag>, &Slice<'_>, usize) + ?Sized> Sees for F {}
+
 /// What every soft guest can do, whatever its card.
 pub trait SoftGuest: Send {
     /// Name of the card's kind.
@@ -124,6 +129,15 @@ pub trait SoftGuest: Send {
     /// # Errors
     /// When the switch breaks the card's rules.
     fn drain_with(&mut self, see: &mut See<'_>) -> Result<()>;
+
+    /// As [`SoftGuest::drain_with`], its errors too, for a card whose kind is known: without a call through a pointer for
+    /// each frame where the card has a way to that.
+    fn show(&mut self, mut see: impl FnMut(Option<Tag>, &Slice<'_>, usize)) -> Result<()>
+    where
+        Self: Sized,
+    {
+        self.drain_with(&mut see)
+    }
 
     /// Frames sent that the switch has not completed yet.
     ///

@@ -14,7 +14,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use arc_swap::ArcSwapOption;
 use arrayvec::ArrayVec;
 use dataplane::PortState;
-use sharedmem::{DmaError, DmaMap, SharedPage, WideRing};
+use sharedmem::{DmaError, DmaMap, SharedPage, Slot, WideRing};
 
 use super::interrupts::Lines;
 use super::rss::Rss;
@@ -42,6 +42,14 @@ impl Cursor {
     pub fn ahead(self, n: u32, count: u32) -> Cursor {
         let index = self.index + n;
         if index < count { Cursor { index, ..self } } else { Cursor { index: index - count, gen_bit: !self.gen_bit } }
+    }
+
+    /// The `n` descriptors from here on, as two runs of one generation each: up to the end of `ring`, and from its start.
+    #[inline(always)]
+    pub fn runs(self, ring: &WideRing, n: u32) -> [(Cursor, &[Slot]); 2] {
+        let first = ring.slots(self.index, n);
+        let rest = ring.slots(0, n.saturating_sub(first.len() as u32));
+        [(self, first), (Cursor { index: 0, gen_bit: !self.gen_bit }, rest)]
     }
 
     /// Goes on by one in a ring of `count`.

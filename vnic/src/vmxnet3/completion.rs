@@ -97,9 +97,27 @@ impl Told {
 
 /// The two halves of the completion of a plain frame of `len` bytes in one buffer: nothing is known of its checksums, and
 /// it has no tag. `tell` is its descriptor and ring.
-#[inline]
-pub fn plain(tell: u32, mark: Mark, len: usize, slot: Cursor) -> (u64, u64) {
+#[inline(always)]
+pub fn plain(tell: u32, mark: Mark, len: u32, gen_bit: bool) -> (u64, u64) {
     let word0 = tell | START | END | NO_CSUM | u32::from(mark.kind) << KIND_SHIFT;
-    let word3 = FCS | TYPE | u32::from(slot.gen_bit) << 31;
-    (u64::from(word0) | u64::from(mark.hash) << 32, len as u64 | u64::from(word3) << 32)
+    let word3 = FCS | TYPE | u32::from(gen_bit) << 31;
+    (u64::from(word0) | u64::from(mark.hash) << 32, u64::from(len) | u64::from(word3) << 32)
+}
+
+/// Writes a completion for each of `items` from `at` on: both halves, as `halves` makes them of its number, the item and
+/// the generation bit. The first one comes last: a driver that polls finds all of them or none, and does not take lines away that are being
+/// written.
+#[inline(always)]
+pub fn publish<T>(ring: &WideRing, at: Cursor, items: &[T], halves: impl Fn(usize, &T, bool) -> (u64, u64)) {
+    let mut left = items;
+    let runs = at.runs(ring, items.len() as u32);
+    for (from, slots) in runs.into_iter().rev() {
+        // No ring is shorter than a burst: the runs hold the items.
+        let Some((before, mine)) = left.split_at_checked(left.len().saturating_sub(slots.len())) else { return };
+        for (n, (slot, item)) in slots.iter().zip(mine).enumerate().rev() {
+            let (lower, upper) = halves(before.len() + n, item, from.gen_bit);
+            slot.store(lower, upper);
+        }
+        left = before;
+    }
 }

@@ -8,16 +8,17 @@ use std::sync::PoisonError;
 
 use arrayvec::ArrayVec;
 use dataplane::{BURST, Burst, Delivery, Frame, Tally};
-use sharedmem::{DmaMap, Hint, Slice, WideRing};
+use sharedmem::{DmaMap, Hint, Lookup, Slice, Slot, WideRing};
 use wire::MIN_FRAME;
 
 use super::active::Cursor;
-use super::completion::plain;
+use super::completion::{plain, publish};
 use super::rss::Mark;
 use super::rx::Path;
-use super::rx_ring::Taker;
-use super::stats::Counts;
-use super::tx::plain_desc;
+use super::rx_ring::{Taker, head};
+use super::shared_area::DataRing;
+use super::stats::{Counts, Sums};
+use super::tx::{plain_desc, wants_completion};
 
 /// Takes plain frames from `next` on into the burst, at most as many as it has room for; the places of their
 /// descriptors go to `ends`. Returns how many there were.
@@ -32,32 +33,36 @@ pub fn harvest_plain<'m>(
 ) -> usize {
     let mut pieces: ArrayVec<Slice<'m>, BURST> = ArrayVec::new();
     let mut lookup = map.lookup(hint);
-    let mut at = *next;
     let room = BURST - burst.harvested();
-    while pieces.len() < room {
-        let Some(len) = plain_desc(ring.upper(at.index), at) else { break };
-        let Some(piece) = lookup.whole(ring.lower(at.index), len) else { break };
-        piece.prefetch();
-        if pieces.try_push(piece).is_err() || ends.try_push(at.index).is_err() {
-            break;
+    'burst: for (at, slots) in next.runs(ring, room as u32) {
+        for (index, slot) in (at.index..).zip(slots) {
+            let upper = slot.upper();
+            let Some(len) = plain_desc(upper, at) else { break 'burst };
+            let Some(piece) = lookup.whole(slot.lower(), len) else { break 'burst };
+            piece.prefetch();
+            if pieces.try_push(piece).is_err() || wants_completion(upper) && ends.try_push(index).is_err() {
+                break 'burst;
+            }
         }
-        at.advance(ring.count());
     }
     for piece in &pieces {
         burst.push_plain(*piece);
     }
-    *next = at;
+    *next = next.ahead(pieces.len() as u32, ring.count());
     pieces.len()
 }
 
-/// A plain frame, the buffer reserved for it, and the completion that will tell of it.
+/// A plain frame, the buffer reserved for it, and what its completion will say.
 struct Pair<'m, 'b> {
     frame: &'b Frame,
     room: Slice<'m>,
-    /// Word 0 of the completion: descriptor and ring.
+    /// Word 0: descriptor and ring.
     tell: u32,
-    slot: Cursor,
+    /// Bytes, padding included.
+    len: u32,
 }
+
+type Pairs<'m, 'b> = ArrayVec<Pair<'m, 'b>, BURST>;
 
 impl Path<'_> {
     /// Delivers plain frames from the start of `list`, each into one buffer that holds it; returns how many it was.
@@ -70,55 +75,156 @@ impl Path<'_> {
         tally: &mut Tally,
         counts: &mut Counts,
     ) -> usize {
-        let mut pairs: ArrayVec<Pair<'_, '_>, BURST> = ArrayVec::new();
-        self.reserve_plain(burst, list, &mut pairs);
-        let completions = &self.rings.completions;
-        let mut bytes = 0;
-        for (n, pair) in pairs.iter().enumerate() {
-            let len = pair.frame.len().max(MIN_FRAME);
+        let mut pairs = Pairs::new();
+        let Some(at) = self.reserve_plain(burst, list, &mut pairs) else { return 0 };
+        let mut sums = Sums::default();
+        for pair in &pairs {
             // Cannot fail: the room was measured when it was reserved.
             let _ = burst.write_plain(pair.frame, &[], &pair.room, true);
-            let (lower, upper) = plain(pair.tell, marks.get(n).copied().unwrap_or_default(), len, pair.slot);
-            completions.store(pair.slot.index, lower, upper);
-            counts.good(pair.frame.dst(), len);
-            bytes += len;
+            sums.good(pair.frame.dst(), pair.len as usize, counts);
+        }
+        let bytes = sums.add_to(counts);
+        let completions = &self.rings.completions;
+        if marks.is_empty() {
+            publish(completions, at, &pairs, |_, pair, gen_bit| plain(pair.tell, Mark::default(), pair.len, gen_bit));
+        } else {
+            let mark = |n| marks.get(n).copied().unwrap_or_default();
+            publish(completions, at, &pairs, |n, pair, gen_bit| plain(pair.tell, mark(n), pair.len, gen_bit));
         }
         tally.delivered_all(pairs.len(), bytes);
         pairs.len()
     }
 
-    /// Reserves a buffer for each frame, as long as all is plain.
-    #[inline(never)]
+    /// Reserves a buffer for each frame, as long as all is plain; gives the place of the first one's completion.
     fn reserve_plain<'p, 'b>(
         &'p self,
         burst: &'b Burst<'_>,
         list: &[Delivery],
-        pairs: &mut ArrayVec<Pair<'p, 'b>, BURST>,
-    ) {
-        let Some(lock) = self.active.run.rx.get(self.queue as usize) else { return };
+        pairs: &mut Pairs<'p, 'b>,
+    ) -> Option<Cursor> {
+        let lock = self.active.run.rx.get(self.queue as usize)?;
         let taker = Taker { rings: self.rings, queue: self.queue, queues: self.active.rx.len() as u32 };
+        if !taker.has_plenty() {
+            return None;
+        }
+        let (mut left, ring) = (list.get(..BURST).unwrap_or(list), &self.rings.rings.0);
         let mut hint = Hint::default();
         let mut lookup = self.active.map.lookup(&mut hint);
         let mut positions = lock.lock().unwrap_or_else(PoisonError::into_inner);
-        if !taker.has_plenty() {
+        let (start, completion) = (positions.rings[0], positions.completion);
+        for (at, slots) in start.runs(ring, left.len() as u32) {
+            let (mine, rest) = left.split_at_checked(slots.len())?;
+            left = rest;
+            if !self.reserve_run(&taker, (at, slots), (burst, mine), &mut lookup, pairs) {
+                break;
+            }
+        }
+        let n = pairs.len() as u32;
+        positions.rings[0] = start.ahead(n, ring.count());
+        positions.completion = completion.ahead(n, self.rings.completions.count());
+        Some(completion)
+    }
+
+    /// Reserves the descriptors of a run for the frames of `list`, of which there are as many; true when it could do so for
+    /// all. Frames alike are done in a loop of their kind.
+    fn reserve_run<'p, 'b>(
+        &'p self,
+        taker: &Taker<'_>,
+        (at, slots): (Cursor, &[Slot]),
+        (burst, list): (&'b Burst<'_>, &[Delivery]),
+        lookup: &mut Lookup<'p, '_, DmaMap>,
+        pairs: &mut Pairs<'p, 'b>,
+    ) -> bool {
+        let heads = Heads { gen_bit: at.gen_bit, longest: self.longest };
+        // What the data ring holds goes there.
+        let shortest = self.rings.data.map_or(0, |data| data.size + 1);
+        let mut done = 0;
+        while let (Some(slots @ [_, ..]), Some(list)) = (slots.get(done..), list.get(done..)) {
+            let (index, before) = (at.index + done as u32, pairs.len());
+            if let Some(data) = self.rings.data {
+                heads.short((data, taker.tell(2, index)), index, slots, (burst, list), lookup, pairs);
+            }
+            if pairs.len() == before {
+                heads.long((shortest, taker.tell(0, index)), slots, (burst, list), lookup, pairs);
+            }
+            if pairs.len() == before {
+                return false;
+            }
+            done += pairs.len() - before;
+        }
+        true
+    }
+}
+
+/// Descriptors of one generation, for frames no longer than so many bytes.
+struct Heads {
+    gen_bit: bool,
+    longest: usize,
+}
+
+impl Heads {
+    /// Entries of the data ring for frames that they hold; `tell` is what the completion of the first will say.
+    #[inline(never)]
+    fn short<'p, 'b>(
+        &self,
+        (data, mut tell): (DataRing, u32),
+        index: u32,
+        slots: &[Slot],
+        (burst, list): (&'b Burst<'_>, &[Delivery]),
+        lookup: &mut Lookup<'p, '_, DmaMap>,
+        pairs: &mut Pairs<'p, 'b>,
+    ) {
+        let longest = self.longest.min(data.size as usize);
+        // All of it was there when the driver started the card.
+        let place = data.iova.wrapping_add(u64::from(index) * u64::from(data.size));
+        let Some(mut entries) = lookup.whole(place, data.size.saturating_mul(slots.len() as u32)) else { return };
+        if !entries.writable() {
             return;
         }
-        for delivery in list.iter().take(BURST) {
-            let Some(frame) = burst.plain(delivery) else { break };
-            let len = frame.len().max(MIN_FRAME);
-            if len > self.longest {
+        for (slot, delivery) in slots.iter().zip(list) {
+            let Some((frame, len)) = plain_frame(burst, delivery, longest) else { break };
+            if head(slot.upper(), self.gen_bit).is_none() {
                 break;
             }
-            let Some((iova, size, tell)) = taker.head(&positions, len) else { break };
-            let Some(room) = lookup.whole(iova, size).filter(|room| room.len() >= len && room.writable()) else {
-                break;
-            };
-            room.prefetch_write();
-            if pairs.try_push(Pair { frame, room, tell, slot: positions.completion }).is_err() {
+            entries.prefetch_write();
+            if pairs.try_push(Pair { frame, room: entries, tell, len }).is_err() {
                 break;
             }
-            positions.rings[0].advance(self.rings.rings.0.count());
-            positions.completion.advance(self.rings.completions.count());
+            let Some(rest) = entries.after(data.size as usize) else { break };
+            entries = rest;
+            tell += 1;
         }
     }
+
+    /// Buffers for frames no shorter than `shortest`; `tell` as above.
+    #[inline(never)]
+    fn long<'p, 'b>(
+        &self,
+        (shortest, mut tell): (u32, u32),
+        slots: &[Slot],
+        (burst, list): (&'b Burst<'_>, &[Delivery]),
+        lookup: &mut Lookup<'p, '_, DmaMap>,
+        pairs: &mut Pairs<'p, 'b>,
+    ) {
+        for (slot, delivery) in slots.iter().zip(list) {
+            let Some((frame, len)) = plain_frame(burst, delivery, self.longest) else { break };
+            let Some(size) = head(slot.upper(), self.gen_bit).filter(|size| (shortest..=*size).contains(&len)) else {
+                break;
+            };
+            let Some(room) = lookup.whole(slot.lower(), size).filter(Slice::writable) else { break };
+            room.prefetch_write();
+            if pairs.try_push(Pair { frame, room, tell, len }).is_err() {
+                break;
+            }
+            tell += 1;
+        }
+    }
+}
+
+/// The plain frame of a delivery and its length with padding, if it is no longer than `longest`.
+#[inline(always)]
+fn plain_frame<'b>(burst: &'b Burst<'_>, delivery: &Delivery, longest: usize) -> Option<(&'b Frame, u32)> {
+    let frame = burst.plain(delivery)?;
+    let len = frame.len().max(MIN_FRAME);
+    (len <= longest).then_some((frame, len as u32))
 }

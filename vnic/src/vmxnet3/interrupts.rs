@@ -15,7 +15,7 @@ use std::sync::atomic::{AtomicU32, Ordering, fence};
 use super::active::{Active, Card};
 use super::moderation::{Moderation, Work};
 use super::registers::IMR_STRIDE;
-use super::shared_area::{MAX_VECTORS, at};
+use super::shared_area::at;
 use crate::irq::{Interrupts, IrqKind};
 
 /// Bit of the interrupt control word that holds everything back.
@@ -64,7 +64,11 @@ impl Card {
         // relies on the interrupt.
         fence(Ordering::SeqCst);
         if self.masked(active, vector) {
-            self.lines.pending.fetch_or(1 << vector, Ordering::SeqCst);
+            // Once set it stays until the vector is raised, which then tells of this, too: a driver that polls under load
+            // costs no locked instruction per burst.
+            if self.lines.pending.load(Ordering::SeqCst) >> vector & 1 == 0 {
+                self.lines.pending.fetch_or(1 << vector, Ordering::SeqCst);
+            }
         } else {
             self.raise(active, vector);
         }
@@ -142,6 +146,13 @@ impl Card {
 }
 
 /// The vectors whose bit is set.
-fn vectors(bits: u32) -> impl Iterator<Item = u8> {
-    (0..MAX_VECTORS as u8).filter(move |v| bits >> v & 1 == 1)
+fn vectors(mut bits: u32) -> impl Iterator<Item = u8> {
+    std::iter::from_fn(move || {
+        let vector = bits.trailing_zeros() as u8;
+        // Clears the lowest bit; none are left then.
+        (bits != 0).then(|| {
+            bits &= bits - 1;
+            vector
+        })
+    })
 }

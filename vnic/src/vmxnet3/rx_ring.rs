@@ -76,6 +76,14 @@ fn next(ring: &WideRing, at: Cursor) -> Result<Desc, DropReason> {
     }
 }
 
+/// The length of the buffer whose descriptor has this upper half, when the driver has given it, and a frame may start in
+/// it.
+#[inline(always)]
+pub fn head(upper: u64, gen_bit: bool) -> Option<u32> {
+    let word = upper as u32;
+    (word & (GENERATION | BODY) == u32::from(gen_bit) << 31).then_some(word & LEN_MASK)
+}
+
 impl Taker<'_> {
     /// True when the completion ring has a slot for every descriptor: then none has to be counted.
     #[inline]
@@ -84,21 +92,10 @@ impl Taker<'_> {
         self.rings.completions.count() >= self.rings.rings.0.count() + second
     }
 
-    /// Where a frame of `len` bytes may start next: address and length of the buffer, or of its entry of the data ring
-    /// where that holds the frame, and word 0 of the completion. `None` when the driver has given none, or a buffer
-    /// that continues a frame comes first.
-    #[inline(always)]
-    pub fn head(&self, positions: &RxPositions, len: usize) -> Option<(u64, u32, u32)> {
-        let at = positions.rings[0];
-        let desc = next(&self.rings.rings.0, at).ok().filter(|desc| desc.word & BODY == 0)?;
-        let index = at.index & 0xfff;
-        match self.rings.data.filter(|data| len <= data.size as usize) {
-            None => Some((desc.iova, desc.word & LEN_MASK, index | self.queue << 16)),
-            Some(data) => {
-                let entry = data.iova + u64::from(at.index) * u64::from(data.size);
-                Some((entry, data.size, index | (self.queue + 2 * self.queues) << 16))
-            }
-        }
+    /// What a completion calls descriptor `index` of ring `which`: 0, 1, or 2 for the data ring.
+    #[inline]
+    pub fn tell(&self, which: u32, index: u32) -> u32 {
+        index & 0xfff | (self.queue + which * self.queues) << 16
     }
 
     /// Reserves at most `most` buffers, and completions, for `len` bytes. The positions move only when all are there.
@@ -198,7 +195,7 @@ impl Taker<'_> {
             (first, _) => (first, 0),
         };
         let used = (desc.word & LEN_MASK).min(*left);
-        let tell = now.rings[of].index & 0xfff | (self.queue + which as u32 * self.queues) << 16;
+        let tell = self.tell(which as u32, now.rings[of].index);
         let buffer = Buffer { iova: desc.iova, used, tell, slot };
         buffers.try_push(buffer).map_err(|_| DropReason::Oversize)?;
         pass(now, of, ring.count());

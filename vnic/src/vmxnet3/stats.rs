@@ -59,6 +59,37 @@ impl Counts {
     }
 }
 
+/// Good frames to one station each, as most are, summed where it costs nothing.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Sums {
+    frames: u64,
+    bytes: u64,
+    /// Bytes of those that went to many and are counted already.
+    others: u64,
+}
+
+impl Sums {
+    /// Counts a good frame to `dst` of `bytes` bytes; a group's at once in `counts`.
+    #[inline(always)]
+    pub fn good(&mut self, dst: Mac, bytes: usize, counts: &mut Counts) {
+        if dst.is_group() {
+            self.others += bytes as u64;
+            counts.good(dst, bytes);
+        } else {
+            self.frames += 1;
+            self.bytes += bytes as u64;
+        }
+    }
+
+    /// Adds the sums; returns the bytes of all frames.
+    #[inline]
+    pub fn add_to(self, counts: &mut Counts) -> usize {
+        counts.add(tx::UNICAST, self.frames);
+        counts.add(tx::UNICAST + 1, self.bytes);
+        (self.bytes + self.others) as usize
+    }
+}
+
 /// The counters of one queue; any thread may add and read.
 #[derive(Debug, Default)]
 pub struct QueueStats([AtomicU64; COUNTERS]);

@@ -20,10 +20,11 @@ use sharedmem::{Access, DmaMap, Hint, Slice, WideRing};
 use wire::Tag;
 
 use super::active::{Active, Card, Cursor, TxRings, TxState};
+use super::completion::publish;
 use super::fast::harvest_plain;
 use super::moderation::Work;
 use super::registers::event;
-use super::stats::{Counts, tx as stat};
+use super::stats::{Counts, Sums, tx as stat};
 
 const LEN_MASK: u32 = 0x3fff;
 /// What a length of 0 means: 2^14.
@@ -156,14 +157,21 @@ fn serve(
 }
 
 /// The length of the frame whose only descriptor has this upper half, when it is plain: whole, in memory of the usual kind,
-/// with a completion wanted, and nothing asked for.
+/// and nothing asked for.
 #[inline(always)]
 pub(super) fn plain_desc(upper: u64, at: Cursor) -> Option<u32> {
     const ASKED: u64 = (3 << 10 | TAG as u64) << 32 | TYPE as u64;
-    const WANTED: u64 = ((END | COMPLETE) as u64) << 32;
-    let word = upper as u32;
-    let plain = upper & (ASKED | WANTED) == WANTED && valid(word, at);
-    plain.then_some(if word & LEN_MASK == 0 { LEN_ZERO } else { word & LEN_MASK })
+    const LOOKED_AT: u64 = ASKED | (END as u64) << 32 | GENERATION as u64;
+    let generation = if at.gen_bit { GENERATION } else { 0 };
+    let wanted = u64::from(END) << 32 | u64::from(generation);
+    // 0 becomes LEN_ZERO.
+    (upper & LOOKED_AT == wanted).then_some(((upper as u32).wrapping_sub(1) & LEN_MASK) + 1)
+}
+
+/// True when the driver wants a completion of the frame that ends with this upper half.
+#[inline(always)]
+pub(super) fn wants_completion(upper: u64) -> bool {
+    upper & u64::from(COMPLETE) << 32 != 0
 }
 
 /// Takes the frame at `next` into the burst, if it is all there.
@@ -275,15 +283,19 @@ fn inner_start(end: u16, at: u16) -> Option<u16> {
 
 /// What the burst adds to the queue's statistics.
 fn count(burst: &Burst<'_>) -> Counts {
-    let mut counts = Counts::default();
+    let (mut counts, mut sums) = (Counts::default(), Sums::default());
     for frame in burst.frames() {
-        counts.good(frame.dst(), frame.len());
+        sums.good(frame.dst(), frame.len(), &mut counts);
+        if frame.is_plain() {
+            continue;
+        }
         if let Some(gso) = frame.offload().gso {
             let payload = frame.len().saturating_sub(gso.header.into());
             counts.add(stat::TSO, payload.div_ceil(usize::from(gso.mss).max(1)) as u64);
             counts.add(stat::TSO + 1, frame.len() as u64);
         }
     }
+    sums.add_to(&mut counts);
     for (reason, _) in burst.rejected() {
         let bad = matches!(reason, DropReason::BadDescriptor | DropReason::BadOffload);
         counts.add(if bad { stat::ERROR } else { stat::DISCARD }, 1);
@@ -293,11 +305,7 @@ fn count(burst: &Burst<'_>) -> Counts {
 
 /// Writes a completion for each frame end.
 fn complete(rings: &TxRings, state: &TxState, ends: &[u32]) {
-    let ring = &rings.completions;
-    let mut at = state.completion.get();
-    for &end in ends {
-        ring.store(at.index, u64::from(end & 0xfff), u64::from(at.gen_bit) << 63);
-        at.advance(ring.count());
-    }
-    state.completion.set(at);
+    let (ring, at) = (&rings.completions, state.completion.get());
+    publish(ring, at, ends, |_, end, gen_bit| (u64::from(end & 0xfff), u64::from(gen_bit) << 63));
+    state.completion.set(at.ahead(ends.len() as u32, ring.count()));
 }

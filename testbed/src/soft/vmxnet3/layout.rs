@@ -185,6 +185,12 @@ impl Place {
     /// The start.
     pub const START: Place = Place { at: 0, generation: 1 };
 
+    /// The place `n`, at most `size`, further on in a ring of `size`.
+    pub fn ahead(self, n: u32, size: u32) -> Place {
+        let at = self.at + n;
+        if at < size { Place { at, ..self } } else { Place { at: at - size, generation: self.generation ^ 1 } }
+    }
+
     /// Goes on by one in a ring of `size`.
     pub fn advance(&mut self, size: u32) {
         self.at += 1;

@@ -14,8 +14,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};
-use sharedmem::Region;
-use wire::Mac;
+use sharedmem::{Region, Slice};
+use wire::{Mac, Tag};
 
 use super::{Card, Drained, InterruptKind, Ram, Received, See, SoftGuest};
 use layout::{Area, bar1, cmd};
@@ -267,6 +267,11 @@ impl SoftGuest for SoftVmxnet3 {
 
     fn drain_with(&mut self, see: &mut See<'_>) -> Result<()> {
         self.rx.iter_mut().try_for_each(|queue| queue.drain_with(&self.doorbells, self.card.ram(), see))
+    }
+
+    #[inline]
+    fn show(&mut self, mut see: impl FnMut(Option<Tag>, &Slice<'_>, usize)) -> Result<()> {
+        self.rx.iter_mut().try_for_each(|queue| queue.drain_with(&self.doorbells, self.card.ram(), &mut see))
     }
 
     fn in_flight(&mut self) -> Result<usize> {

@@ -1,11 +1,11 @@
 //! Receive: what `vmxnet3_rq_init` and `vmxnet3_rq_rx_complete` do, with every assertion of theirs kept.
 
 use anyhow::{Context, Result, bail, ensure};
-use sharedmem::{Region, Ring, WideRing};
+use sharedmem::{Region, Ring, Slice, WideRing};
 use wire::Tag;
 
 use super::layout::{Place, RING_ALIGN, bar0, queue, room};
-use crate::soft::{Drained, Ram, Received, See};
+use crate::soft::{Drained, Ram, Received, Sees};
 
 /// Greatest head buffer Linux uses; longer frames go on in pages.
 const MAX_HEAD: u32 = 3072;
@@ -22,6 +22,8 @@ const ERROR: u32 = 1 << 14;
 
 struct BufferRing {
     ring: Ring<4>,
+    /// The same, by halves.
+    wide: WideRing,
     ring_at: u64,
     buffers_at: u64,
     /// Bytes from one buffer to the next.
@@ -43,12 +45,13 @@ impl BufferRing {
         let ring_at = ram.alloc(u64::from(size) * 16, RING_ALIGN)?;
         let buffers_at = ram.alloc(u64::from(size) * stride, 4096)?;
         let (fill, done, expected) = (Place::START, 0, 0);
-        let ring = ram.ring(ring_at, size)?;
-        Ok(BufferRing { ring, ring_at, buffers_at, stride, size, head_every, head_len, fill, done, expected })
+        let ring: Ring<4> = ram.ring(ring_at, size)?;
+        let wide = ring.clone().wide().context("a misaligned ring")?;
+        Ok(BufferRing { ring, wide, ring_at, buffers_at, stride, size, head_every, head_len, fill, done, expected })
     }
 
     fn is_head(&self, index: u32) -> bool {
-        self.head_every > 0 && index.is_multiple_of(self.head_every)
+        self.head_every == 1 || self.head_every > 0 && index.is_multiple_of(self.head_every)
     }
 
     fn capacity(&self, index: u32) -> u32 {
@@ -59,6 +62,11 @@ impl BufferRing {
         self.buffers_at + u64::from(index) * self.stride
     }
 
+    /// Word 2 of a descriptor without its generation.
+    fn word(&self, index: u32) -> u32 {
+        self.capacity(index) | if self.is_head(index) { 0 } else { BODY }
+    }
+
     /// Gives the card all buffers but one.
     fn init(&mut self, ram: &Ram) -> Result<()> {
         ram.zero(self.ring_at, self.size as usize * 16)?;
@@ -67,7 +75,7 @@ impl BufferRing {
             let at = self.buffer(index);
             self.ring.store(index, 0, at as u32);
             self.ring.store(index, 1, (at >> 32) as u32);
-            self.ring.store(index, 2, self.capacity(index) | if self.is_head(index) { 0 } else { BODY });
+            self.ring.store(index, 2, self.word(index));
         }
         self.refill();
         Ok(())
@@ -77,8 +85,8 @@ impl BufferRing {
         let count = room(self.fill.at, self.done, self.size);
         for _ in 0..count {
             let here = self.fill;
-            let word = self.ring.load(here.at, 2) & 0x7fff_ffff;
-            self.ring.store(here.at, 2, word | here.generation << 31);
+            let word = self.word(here.at) | here.generation << 31;
+            self.wide.store(here.at, self.buffer(here.at), word.into());
             self.fill.advance(self.size);
         }
         count
@@ -235,48 +243,50 @@ impl RxQueue {
     /// Takes all frames that are there, unread.
     pub fn drain(&mut self, doorbells: &Region, ram: &Ram) -> Result<Drained> {
         let mut total = Drained::default();
-        self.drain_plain(doorbells, ram, &mut |_, _, len| {
+        let see = &mut |_: Option<Tag>, _: &Slice<'_>, len: usize| {
             total.frames += 1;
             total.bytes += len as u64;
-        })?;
-        while let Some(completion) = self.next()? {
-            self.bytes += u64::from(completion.len);
-            if self.finish(&completion, doorbells, ram)? {
-                total.frames += 1;
-                total.bytes += std::mem::take(&mut self.bytes);
-            }
-        }
+        };
+        self.drain_with(doorbells, ram, see)?;
         Ok(total)
     }
 
     /// As [`RxQueue::drain`], each frame shown to `see`.
-    pub fn drain_with(&mut self, doorbells: &Region, ram: &Ram, see: &mut See<'_>) -> Result<()> {
-        self.drain_plain(doorbells, ram, see)?;
-        // Where the frame under way begins: its head, and the bytes of that.
-        let mut first = None;
-        while let Some(completion) = self.next()? {
-            let (from, _) = *first.get_or_insert((completion.from, completion.len));
-            self.bytes += u64::from(completion.len);
-            if completion.end {
-                let (len, tag) = (std::mem::take(&mut self.bytes) as usize, describe(&completion.words)?.tag);
-                let (_, head) = first.take().unwrap_or_default();
-                see(tag, &ram.slice(from, head as usize)?, len);
-            }
-            self.finish(&completion, doorbells, ram)?;
-        }
+    pub fn drain_with<S: Sees + ?Sized>(&mut self, doorbells: &Region, ram: &Ram, see: &mut S) -> Result<()> {
+        while self.drain_plain(doorbells, ram, see)? && self.drain_one(doorbells, ram, see)? {}
         Ok(())
     }
 
+    /// Takes a frame of any kind; false when it is not all there.
+    #[inline(never)]
+    fn drain_one<S: Sees + ?Sized>(&mut self, doorbells: &Region, ram: &Ram, see: &mut S) -> Result<bool> {
+        // Where the frame begins: its head, and the bytes of that.
+        let mut first = None;
+        while let Some(completion) = self.next()? {
+            let (from, head) = *first.get_or_insert((completion.from, completion.len));
+            self.bytes += u64::from(completion.len);
+            if completion.end {
+                let (len, tag) = (std::mem::take(&mut self.bytes) as usize, describe(&completion.words)?.tag);
+                see(tag, &ram.slice(from, head as usize)?, len);
+            }
+            if self.finish(&completion, doorbells, ram)? {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
     /// Takes the frames at the front that are plain: whole in the head buffer that comes next in ring 1. All that makes
-    /// them so is checked; what is otherwise is left to [`RxQueue::next`], which knows more.
-    fn drain_plain(&mut self, doorbells: &Region, ram: &Ram, see: &mut See<'_>) -> Result<()> {
+    /// them so is checked; what is otherwise is left to [`RxQueue::next`], which knows more. True when such is there.
+    #[inline]
+    fn drain_plain<S: Sees + ?Sized>(&mut self, doorbells: &Region, ram: &Ram, see: &mut S) -> Result<bool> {
         let buffers = &mut self.rings[0];
         if self.started || buffers.head_every != 1 {
-            return Ok(());
+            return Ok(true);
         }
         let (size, count, own) = (buffers.size, self.completions.count(), START | END | self.index << 16);
         let (data, own_data) = (self.data, START | END | (self.index + 2 * self.queues) << 16);
-        let mut taken = 0;
+        let (before, mut other) = (buffers.expected, false);
         loop {
             let upper = self.wide.upper(self.completion.at);
             let (word2, word3) = (upper as u32, (upper >> 32) as u32);
@@ -293,6 +303,7 @@ impl RxQueue {
                 false => (buffers.buffer(buffers.expected), buffers.head_len),
             };
             if !usual || len == 0 || len > room {
+                other = true;
                 break;
             }
             let tag = (word2 >> 15 & 1 == 1).then_some(Tag((word2 >> 16) as u16));
@@ -300,15 +311,14 @@ impl RxQueue {
             buffers.done = buffers.expected;
             buffers.expected = if buffers.expected + 1 < size { buffers.expected + 1 } else { 0 };
             self.completion.advance(count);
-            taken += 1;
         }
-        if taken > 0 {
+        if buffers.expected != before {
             buffers.refill();
             if ram.slice(self.descriptor + queue::CONTROL, 1)?.load_u8(0).unwrap_or(0) != 0 {
                 self.announce(doorbells);
             }
         }
-        Ok(())
+        Ok(other)
     }
 
     /// The next completion, checked as the driver's assertions check it.

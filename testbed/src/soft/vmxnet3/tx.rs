@@ -66,9 +66,13 @@ impl<'a> TxFrame<'a> {
 const LAID_BUFFER: usize = 2048;
 const MAX_LAID: usize = 1024;
 
+/// Frames under way, one or more that were sent at once and take a descriptor each.
 #[derive(Clone, Copy, Debug)]
 struct Flight {
-    last: u32,
+    /// The last descriptor of the next one to be completed.
+    next: u32,
+    /// Frames not completed.
+    left: u32,
     arena_end: u64,
     burst: bool,
 }
@@ -89,6 +93,7 @@ pub struct TxQueue {
     arena_tail: u64,
     burst_at: u64,
     burst: Vec<u8>,
+    /// Flights that read it.
     bursts: usize,
     /// Frames that lie ready, each in a buffer of its own from `laid_at` on.
     laid: usize,
@@ -97,6 +102,8 @@ pub struct TxQueue {
     done: u32,
     completion: Place,
     flights: VecDeque<Flight>,
+    /// Frames in them.
+    under_way: usize,
     descriptor: u64,
     index: usize,
 }
@@ -133,6 +140,7 @@ impl TxQueue {
             done: 0,
             completion: Place::START,
             flights: VecDeque::with_capacity(size as usize),
+            under_way: 0,
             descriptor,
             index,
         })
@@ -146,6 +154,7 @@ impl TxQueue {
         (self.fill, self.completion, self.done) = (Place::START, Place::START, 0);
         (self.arena_head, self.arena_tail, self.bursts) = (0, 0, 0);
         self.flights.clear();
+        self.under_way = 0;
         for (at, address) in [(0, self.ring_at), (8, self.data_at), (16, self.completions_at)] {
             ram.write(self.descriptor + queue::RING + at, &address.to_le_bytes())?;
         }
@@ -158,7 +167,7 @@ impl TxQueue {
 
     /// Frames the card has not completed.
     pub fn in_flight(&self) -> usize {
-        self.flights.len()
+        self.under_way
     }
 
     /// The descriptor ring and the next place to fill, for those who fill it with rubbish.
@@ -214,7 +223,7 @@ impl TxQueue {
         let end = if first.at == last.at { eop } else { 0 };
         self.ring.store(first.at, 3, end | u32::from(hlen & 0x3ff) | mode << 10 | tag);
         let word2 = self.ring.load(first.at, 2) | u32::from(position & 0x3fff) << 18;
-        self.flights.push_back(Flight { last: last.at, arena_end: self.arena_head, burst: false });
+        self.took_off(last.at, 1, false);
         // Last of all the first descriptor turns valid, and with it the frame.
         self.ring.store(first.at, 2, word2 ^ 1 << 14);
         Ok(())
@@ -256,16 +265,12 @@ impl TxQueue {
             ram.write(self.burst_at, template)?;
         }
         let count = count.min(room(self.fill.at, self.done, self.size) as usize);
-        for _ in 0..count {
-            let here = self.fill;
+        // The first last: the card finds all of them or none, and does not read what is being written.
+        for n in (0..count as u32).rev() {
+            let here = self.fill.ahead(n, self.size);
             self.wide.store(here.at, self.burst_at, whole(template.len(), here));
-            self.flights.push_back(Flight { last: here.at, arena_end: self.arena_head, burst: true });
-            self.fill.advance(self.size);
         }
-        self.bursts += count;
-        if count > 0 {
-            self.announce(ram, doorbells, count as u32)?;
-        }
+        self.sent(ram, doorbells, count as u32, true)?;
         Ok(count)
     }
 
@@ -295,17 +300,31 @@ impl TxQueue {
         ensure!(frames.len() == self.laid && *next < self.laid, "not the frames that were laid");
         self.reap()?;
         let count = count.min(room(self.fill.at, self.done, self.size) as usize);
-        for _ in 0..count {
-            let (here, at) = (self.fill, self.laid_at + (*next * LAID_BUFFER) as u64);
-            self.wide.store(here.at, at, whole(frames[*next].len(), here));
-            self.flights.push_back(Flight { last: here.at, arena_end: self.arena_head, burst: false });
-            self.fill.advance(self.size);
-            *next = if *next + 1 < self.laid { *next + 1 } else { 0 };
+        // The first last, as above.
+        for n in (0..count).rev() {
+            let (here, which) = (self.fill.ahead(n as u32, self.size), (*next + n) % self.laid);
+            let at = self.laid_at + (which * LAID_BUFFER) as u64;
+            self.wide.store(here.at, at, whole(frames[which].len(), here));
         }
-        if count > 0 {
-            self.announce(ram, doorbells, count as u32)?;
-        }
+        *next = (*next + count) % self.laid;
+        self.sent(ram, doorbells, count as u32, false)?;
         Ok(count)
+    }
+
+    /// Goes past `count` frames of a descriptor each that were written from the fill place on, and announces them.
+    fn sent(&mut self, ram: &Ram, doorbells: &Region, count: u32, burst: bool) -> Result<()> {
+        if count == 0 {
+            return Ok(());
+        }
+        self.took_off(self.fill.at, count, burst);
+        self.fill = self.fill.ahead(count, self.size);
+        self.announce(ram, doorbells, count)
+    }
+
+    fn took_off(&mut self, next: u32, left: u32, burst: bool) {
+        self.flights.push_back(Flight { next, left, arena_end: self.arena_head, burst });
+        self.under_way += left as usize;
+        self.bursts += usize::from(burst);
     }
 
     /// Counts frames as deferred, and stores to the doorbell when as many wait as the card wants.
@@ -329,15 +348,20 @@ impl TxQueue {
                 return Ok(());
             }
             let index = self.completions.lower(self.completion.at) as u32 & 0xfff;
-            let Some(flight) = self.flights.pop_front() else {
+            let Some(flight) = self.flights.front_mut() else {
                 bail!("transmit completion of descriptor {index} with no frame under way");
             };
-            ensure!(index == flight.last, "transmit completion of descriptor {index}, not {}", flight.last);
+            ensure!(index == flight.next, "transmit completion of descriptor {index}, not {}", flight.next);
             ensure!(word3 >> 24 & 0x7f == 0, "transmit completion of type {}", word3 >> 24 & 0x7f);
-            self.arena_tail = flight.arena_end;
-            self.bursts -= usize::from(flight.burst);
             self.done = if index + 1 < self.size { index + 1 } else { 0 };
             self.completion.advance(self.size);
+            self.under_way -= 1;
+            (flight.next, flight.left) = (self.done, flight.left - 1);
+            if flight.left == 0 {
+                self.arena_tail = flight.arena_end;
+                self.bursts -= usize::from(flight.burst);
+                self.flights.pop_front();
+            }
         }
     }
 }

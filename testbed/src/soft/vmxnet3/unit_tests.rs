@@ -39,6 +39,7 @@ fn rings_and_places() {
     place.advance(32);
     place.advance(32);
     assert_eq!(place, Place { at: 0, generation: 0 });
+    assert_eq!((place.ahead(31, 32), place.ahead(32, 32)), (Place { at: 31, ..place }, Place { at: 0, generation: 1 }));
 }
 
 #[test]
@@ -130,4 +131,61 @@ fn a_card_that_overruns_a_buffer_is_caught() {
     }
     store(&ram, completions, [3 << 14, 0, 60, 3 << 24 | 1 << 31]);
     assert_eq!(rx.drain(&page, &ram).unwrap(), Drained { frames: 1, bytes: 60 });
+}
+
+#[test]
+fn bursts_go_round_the_ring_and_are_completed_one_by_one() {
+    let (ram, page, mut tx, _) = parts(1500);
+    let descriptor = ram.base() + 768;
+    let (ring, told) = (word64(&ram, descriptor + queue::RING), word64(&ram, descriptor + queue::RING + 16));
+    let mut done = 0u64;
+    let complete = |upto: u64, done: &mut u64| {
+        for n in *done..upto {
+            let generation = 1 - (n / 64 % 2) as u32;
+            assert_eq!(words(&ram, ring + n % 64 * 16)[2], 60 | generation << 14, "descriptor {n}");
+            store(&ram, told + n % 64 * 16, [(n % 64) as u32, 0, 0, generation << 31]);
+        }
+        *done = upto;
+    };
+    for round in 1..20 {
+        assert_eq!(tx.push_burst(&ram, &page, &[7; 60], 40).unwrap(), 40);
+        complete(round * 40 - 15, &mut done);
+        tx.reap().unwrap();
+        assert_eq!(tx.in_flight(), 15);
+        assert_eq!(tx.push_burst(&ram, &page, &[8; 60], 1).unwrap(), 0, "some still read the old template");
+        complete(round * 40, &mut done);
+        tx.reap().unwrap();
+        assert_eq!(tx.in_flight(), 0);
+    }
+}
+
+#[test]
+fn what_is_not_plain_is_taken_in_its_place() {
+    let (ram, page, _, mut rx) = parts(1500);
+    let descriptor = ram.base() + 768 + queue::LEN;
+    let (ring, completions) = (word64(&ram, descriptor + queue::RING), word64(&ram, descriptor + queue::RING + 16));
+    let whole = |n: u32, len: u32| [3 << 14 | n, 0, len, 3 << 24 | 1 << 31];
+    let frames = [
+        whole(0, 60),
+        whole(1, 61),
+        // A head, and the rest in ring 2, which is called 1 of 1 queue.
+        [1 << 15 | 2, 0, 1000, 3 << 24 | 1 << 31],
+        [1 << 14 | 1 << 16, 0, 500, 3 << 24 | 1 << 31],
+        whole(3, 62),
+        // Buffer 4 is passed over.
+        whole(5, 63),
+        whole(6, 64),
+    ];
+    for (at, words) in (0..).zip(frames) {
+        store(&ram, completions + 16 * at, words);
+    }
+    let mut seen = Vec::new();
+    rx.drain_with(&page, &ram, &mut |_: Option<Tag>, first: &Slice<'_>, len: usize| seen.push((first.len(), len)))
+        .unwrap();
+    assert_eq!(seen, [(60, 60), (61, 61), (1000, 1500), (62, 62), (63, 63), (64, 64)]);
+    assert_eq!(rx.skipped(), 1);
+    // All are the card's again but the last one, which stays free: up to there with the next generation.
+    let given: Vec<u32> = (0..8).map(|n| words(&ram, ring + 16 * n)[2] >> 31).collect();
+    assert_eq!(given, [0, 0, 0, 0, 0, 0, 1, 1]);
+    assert_eq!(rx.drain(&page, &ram).unwrap(), Drained::default());
 }

@@ -59,6 +59,27 @@ fn bursts_are_full_and_wrap_the_rings() {
     assert_eq!((guest.poll(0).taken, guest.poll(0).taken, guest.poll(0).taken), (32, 18, 0));
 }
 
+/// FreeBSD's driver asks for the completion of some frames only.
+#[test]
+fn frames_without_a_request_are_not_completed_and_go_as_fast() {
+    let mut guest = Guest::started(Options::default());
+    let frame = ether(PEER, MAC, 60, 1);
+    for round in 0..20 {
+        let mut wanted = Vec::new();
+        for n in 0..30 {
+            let last = n % 10 == 9;
+            if last {
+                wanted.push((round * 30 + n) % 64);
+            }
+            guest.send(0, &[&frame], Ask { no_completion: !last, ..Ask::default() });
+        }
+        let caught = guest.poll(0);
+        assert_eq!((caught.taken, caught.bursts.len()), (30, 1));
+        assert!(caught.frames.iter().all(|caught| caught.data == frame));
+        assert_eq!(guest.completed(0), wanted);
+    }
+}
+
 #[test]
 fn offload_requests_and_tags() {
     let mut guest = Guest::started(Options { mtu: 9000, ..Options::default() });
