@@ -17,7 +17,7 @@ fn options() -> Options {
 /// A request to cut `payload` bytes into segments of `mss`.
 fn request(v6: bool, payload: usize, mss: u16) -> (Vec<u8>, Offload) {
     let header = if v6 { 74 } else { 54 };
-    (tcp(v6, payload), Offload { csum: Csum::AsIs, gso: Some(Gso { mss, header }) })
+    (tcp(v6, payload), Offload { csum: Csum::AsIs, gso: Some(Gso::tcp(mss, header)) })
 }
 
 #[test]
