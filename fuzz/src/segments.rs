@@ -30,10 +30,10 @@ impl Room {
     }
 }
 
-/// The capabilities that the low five bits mean.
+/// The capabilities that the low four bits mean; a peer takes either segments or datagrams.
 pub fn caps(bits: u8) -> Caps {
     let bit = |n: u8| bits >> n & 1 != 0;
-    Caps { csum: bit(0), tso: bit(1), tag: bit(2), pad: bit(3), uso: bit(4) }
+    Caps { csum: bit(0), tso: bit(1), tag: bit(2), pad: bit(3), uso: !bit(1) }
 }
 
 /// Writes the plan's output frames, in pieces, and shows each to `look`; the ones in the middle of a very long
