@@ -252,7 +252,7 @@ pub fn fill(frame: usize) -> Stage {
 
 /// Cuts long TCP segments.
 pub fn segmentation() -> Stage {
-    let gso = Gso { mss: MSS as u16, header: HEADERS as u16 };
+    let gso = Gso::tcp(MSS as u16, HEADERS as u16);
     plans(tcp(SEGMENTS * MSS), Offload { csum: Csum::AsIs, gso: Some(gso) }, SEGMENTS)
 }
 

@@ -13,13 +13,13 @@
 
 use sharedmem::Slice;
 use wire::checksum::{Sum, pseudo_header, sum_be};
-use wire::ip::{TCP, Transport};
+use wire::ip::Transport;
 use wire::{MIN_FRAME, TAG_LEN, Tag};
 
 use crate::Delivery;
 use crate::burst::Burst;
 use crate::copy::{Cursor, put_at};
-use crate::frame::{Csum, Frame, Gso, HEAD_MAX};
+use crate::frame::{Csum, Frame, Gso, GsoKind, HEAD_MAX};
 
 /// Most frames one segmentation may make; a request for more is `bad-offload`.
 pub const MAX_SEGMENTS: usize = 2048;
@@ -31,6 +31,8 @@ pub struct Caps {
     pub csum: bool,
     /// Take TCP segments longer than the wire's frames, over IPv4 and IPv6, and sum what it cuts.
     pub tso: bool,
+    /// The same of UDP datagrams.
+    pub uso: bool,
     /// Take the tag beside the frame; without it the tag is written into the frame.
     pub tag: bool,
     /// Pad to the shortest Ethernet frame (60 bytes).
@@ -220,7 +222,8 @@ impl<'b, 'm> Plan<'b, 'm> {
                 head[..n].copy_from_slice(&self.head()[..n]);
                 let payload = self.segment(s.gso, index);
                 let sum = patch_segment(&mut head[..n], &s, index, payload.1, index + 1 == self.segments);
-                (n, payload, Some((s.transport.l4, s.transport.l4 + 16, sum)))
+                let l4 = s.transport.l4;
+                (n, payload, Some((l4, l4 + usize::from(s.gso.kind.sum_at()), sum)))
             }
         };
         self.copy(&mut head, head_len, payload, seed, room)
@@ -282,9 +285,13 @@ impl<'b, 'm> Plan<'b, 'm> {
 /// many frames to cut it (0: not at all).
 fn left_to_do(burst: &Burst<'_>, frame: &Frame, caps: Caps) -> (bool, u32) {
     let offload = frame.offload();
+    let taken = |kind| match kind {
+        GsoKind::Tcp => caps.tso,
+        GsoKind::Udp => caps.uso,
+    };
     match offload.gso {
         // What cannot be parsed was refused when the frame came in.
-        Some(gso) if !caps.tso && Transport::parse(burst.head_of(frame)).is_some() => {
+        Some(gso) if !taken(gso.kind) && Transport::parse(burst.head_of(frame)).is_some() => {
             let payload = frame.len() - usize::from(gso.header);
             (false, payload.div_ceil(usize::from(gso.mss)) as u32)
         }
@@ -294,11 +301,9 @@ fn left_to_do(burst: &Burst<'_>, frame: &Frame, caps: Caps) -> (bool, u32) {
     }
 }
 
-/// Makes `head` the headers of segment `index`: IP length and identification, TCP sequence and flags.
+/// Makes `head` the headers of segment `index`: IP length and identification, TCP sequence and flags, UDP length.
 /// Returns the sum of the pseudo header; the checksum field is zeroed.
 fn patch_segment(head: &mut [u8], s: &Segmentation, index: u32, payload: usize, last: bool) -> Sum {
-    const FIN_PSH: u8 = 0x09;
-    const CWR: u8 = 0x80;
     let t = s.transport;
     let l4_total = (t.l4_len + payload) as u32;
     if t.v6 {
@@ -313,21 +318,34 @@ fn patch_segment(head: &mut [u8], s: &Segmentation, index: u32, payload: usize, 
         let sum = !sum_be(&head[t.l3..t.l4]);
         head[t.l3 + 10..t.l3 + 12].copy_from_slice(&sum.to_be_bytes());
     }
-    let seq_at = t.l4 + 4;
-    let seq = u32::from_be_bytes([head[seq_at], head[seq_at + 1], head[seq_at + 2], head[seq_at + 3]])
-        .wrapping_add(index.wrapping_mul(u32::from(s.gso.mss)));
-    head[seq_at..seq_at + 4].copy_from_slice(&seq.to_be_bytes());
+    match s.gso.kind {
+        GsoKind::Tcp => patch_tcp(&mut head[t.l4..], index.wrapping_mul(u32::from(s.gso.mss)), index == 0, last),
+        GsoKind::Udp => head[t.l4 + 4..t.l4 + 6].copy_from_slice(&(l4_total as u16).to_be_bytes()),
+    }
+    let sum_at = t.l4 + usize::from(s.gso.kind.sum_at());
+    head[sum_at..sum_at + 2].fill(0);
+    pseudo_header(t.addresses(head), s.gso.kind.protocol(), l4_total)
+}
+
+/// Makes `tcp` the header of the segment whose payload begins `from` bytes into the whole's.
+fn patch_tcp(tcp: &mut [u8], from: u32, first: bool, last: bool) {
+    const FIN_PSH: u8 = 0x09;
+    const CWR: u8 = 0x80;
+    let seq = u32::from_be_bytes([tcp[4], tcp[5], tcp[6], tcp[7]]).wrapping_add(from);
+    tcp[4..8].copy_from_slice(&seq.to_be_bytes());
     if !last {
-        head[t.l4 + 13] &= !FIN_PSH;
+        tcp[13] &= !FIN_PSH;
     }
-    if index > 0 {
+    if !first {
         // RFC 3168 section 6.1.2: the window reduction is told once.
-        head[t.l4 + 13] &= !CWR;
+        tcp[13] &= !CWR;
     }
-    head[t.l4 + 16..t.l4 + 18].fill(0);
-    pseudo_header(t.addresses(head), TCP, l4_total)
 }
 
 #[cfg(test)]
 #[path = "emit_tests.rs"]
 mod tests;
+
+#[cfg(test)]
+#[path = "datagram_tests.rs"]
+mod datagram_tests;

@@ -7,22 +7,23 @@ use etherparse::{PacketBuilder, SlicedPacket, TransportSlice};
 use proptest::prelude::*;
 use sharedmem::{Region, Slice};
 use wire::Tag;
+use wire::ip::TCP;
 
 use super::*;
 use crate::frame::Offload;
 use crate::{BURST, DropReason};
 
-struct Memory(Arc<Region>);
+pub(super) struct Memory(Arc<Region>);
 
 impl Memory {
-    fn new() -> Memory {
+    pub(super) fn new() -> Memory {
         let file = tempfile::tempfile().unwrap();
         file.set_len(1 << 20).unwrap();
         Memory(Region::map(file.as_fd(), 0, 1 << 20, true).unwrap())
     }
 
     /// `frame` cut at `cuts` into pieces that lie apart in memory.
-    fn scatter(&self, frame: &[u8], cuts: &[usize]) -> Vec<Slice<'_>> {
+    pub(super) fn scatter(&self, frame: &[u8], cuts: &[usize]) -> Vec<Slice<'_>> {
         let mut cuts: Vec<usize> = cuts.iter().map(|c| c % (frame.len() + 1)).collect();
         cuts.extend([0, frame.len()]);
         cuts.sort_unstable();
@@ -38,13 +39,13 @@ impl Memory {
             .collect()
     }
 
-    fn room(&self, len: usize, first: usize) -> Vec<Slice<'_>> {
+    pub(super) fn room(&self, len: usize, first: usize) -> Vec<Slice<'_>> {
         let first = first.min(len);
         vec![self.0.slice(1 << 19, first).unwrap(), self.0.slice((1 << 19) + 70_001, len - first).unwrap()]
     }
 }
 
-fn read(room: &[Slice<'_>]) -> Vec<u8> {
+pub(super) fn read(room: &[Slice<'_>]) -> Vec<u8> {
     let mut out = Vec::new();
     for piece in room {
         let mut part = vec![0; piece.len()];
@@ -113,7 +114,7 @@ proptest! {
         let memory = Memory::new();
         let pieces = memory.scatter(&bytes, &cuts);
         let mut burst = Burst::new();
-        burst.push(&pieces, None, Offload { csum: Csum::AsIs, gso: Some(Gso { mss, header: (header + extra) as u16 }) });
+        burst.push(&pieces, None, Offload { csum: Csum::AsIs, gso: Some(Gso::tcp(mss, (header + extra) as u16)) });
         prop_assert_eq!(burst.frames().len(), 1);
         prop_assert_eq!(burst.frames()[0].tag(), in_band.then(|| Tag::new(9, 2)));
         let delivery = Delivery { frame: 0, tag: tagged.then(|| Tag::new(10, 3)) };
@@ -164,7 +165,7 @@ proptest! {
     fn hostile_requests_are_named(bytes in proptest::collection::vec(any::<u8>(), 0..400), start: u16, at: u16, mss: u16, header: u16, gso: bool, cuts in proptest::collection::vec(0usize..400, 0..4)) {
         let memory = Memory::new();
         let mut burst = Burst::new();
-        burst.push(&memory.scatter(&bytes, &cuts), None, Offload { csum: Csum::Fill { start, at }, gso: gso.then_some(Gso { mss, header }) });
+        burst.push(&memory.scatter(&bytes, &cuts), None, Offload { csum: Csum::Fill { start, at }, gso: gso.then_some(Gso::tcp(mss, header)) });
         prop_assert_eq!(burst.harvested(), 1);
         if let Some(plan) = Plan::new(&burst, &Delivery { frame: 0, tag: Some(Tag::new(1, 0)) }, Caps { pad: true, ..Caps::default() }) {
             for i in 0..plan.count() {
@@ -193,15 +194,11 @@ fn what_the_peer_can_do_is_left_to_it() {
     let memory = Memory::new();
     let bytes = tcp(false, &[1; 5000]);
     let mut burst = Burst::new();
-    burst.push(
-        &memory.scatter(&bytes, &[]),
-        None,
-        Offload { csum: Csum::AsIs, gso: Some(Gso { mss: 1448, header: 54 }) },
-    );
+    burst.push(&memory.scatter(&bytes, &[]), None, Offload { csum: Csum::AsIs, gso: Some(Gso::tcp(1448, 54)) });
     let delivery = Delivery { frame: 0, tag: Some(Tag::new(10, 0)) };
-    let plan = Plan::new(&burst, &delivery, Caps { csum: true, tso: true, tag: false, pad: true }).unwrap();
+    let plan = Plan::new(&burst, &delivery, Caps { csum: true, tso: true, uso: true, tag: false, pad: true }).unwrap();
     assert_eq!((plan.count(), plan.len(0)), (1, bytes.len() + 4));
-    assert_eq!(plan.gso(), Some(Gso { mss: 1448, header: 58 }));
+    assert_eq!(plan.gso(), Some(Gso::tcp(1448, 58)));
     assert_eq!(plan.csum(), Csum::Fill { start: 38, at: 54 });
     let room = memory.room(plan.len(0), 100);
     assert!(plan.write(0, &room));
@@ -230,7 +227,7 @@ fn each_peer_is_left_what_it_can_do() {
     let memory = Memory::new();
     for (bits, v6, cut, tagged) in (0..16).flat_map(|b| (0..8).map(move |k| (b, k & 1 > 0, k & 2 > 0, k & 4 > 0))) {
         let [csum, tso, tag, pad] = [0, 1, 2, 3].map(|bit| bits >> bit & 1 == 1);
-        let caps = Caps { csum, tso, tag, pad };
+        let caps = Caps { csum, tso, uso: !tso, tag, pad };
         let l4: u16 = if v6 { 54 } else { 34 };
         let mut bytes = tcp(v6, &[1; 1500]);
         let whole = bytes.clone();
@@ -238,7 +235,7 @@ fn each_peer_is_left_what_it_can_do() {
         let pseudo = pseudo_header(t.addresses(&bytes), TCP, (bytes.len() - t.l4) as u32).folded().to_be_bytes();
         bytes[t.l4 + 16..t.l4 + 18].copy_from_slice(&pseudo);
         let asked = Csum::Fill { start: l4, at: l4 + 16 };
-        let gso = cut.then_some(Gso { mss: 700, header: l4 + 20 });
+        let gso = cut.then_some(Gso::tcp(700, l4 + 20));
         let mut burst = Burst::new();
         burst.push(&memory.scatter(&bytes, &[100]), None, Offload { csum: asked, gso });
         let delivery = Delivery { frame: 0, tag: tagged.then(|| Tag::new(7, 1)) };
@@ -278,16 +275,16 @@ fn a_request_keeps_its_place_when_the_tag_goes_and_comes() {
     let mut bytes = tcp(false, &[3; 3000]);
     bytes.splice(12..12, Tag::new(9, 2).bytes());
     let mut burst = Burst::new();
-    let offload = Offload { csum: Csum::Fill { start: 38, at: 54 }, gso: Some(Gso { mss: 1000, header: 58 }) };
+    let offload = Offload { csum: Csum::Fill { start: 38, at: 54 }, gso: Some(Gso::tcp(1000, 58)) };
     burst.push(&memory.scatter(&bytes, &[13, 15, 40]), None, offload);
     for (tag, caps, shift) in [
-        (None, Caps { csum: true, tso: true, tag: true, pad: false }, 0),
-        (Some(Tag::new(9, 2)), Caps { csum: true, tso: true, tag: true, pad: false }, 0),
-        (Some(Tag::new(9, 2)), Caps { csum: true, tso: true, tag: false, pad: true }, 4),
+        (None, Caps { csum: true, tso: true, uso: true, tag: true, pad: false }, 0),
+        (Some(Tag::new(9, 2)), Caps { csum: true, tso: true, uso: true, tag: true, pad: false }, 0),
+        (Some(Tag::new(9, 2)), Caps { csum: true, tso: true, uso: true, tag: false, pad: true }, 4),
     ] {
         let plan = Plan::new(&burst, &Delivery { frame: 0, tag }, caps).unwrap();
         assert_eq!(plan.csum(), Csum::Fill { start: 34 + shift, at: 50 + shift });
-        assert_eq!(plan.gso(), Some(Gso { mss: 1000, header: 54 + shift }));
+        assert_eq!(plan.gso(), Some(Gso::tcp(1000, 54 + shift)));
         let room = memory.room(plan.len(0), 20);
         assert!(plan.write(0, &room));
         let got = read(&room);

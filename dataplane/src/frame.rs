@@ -1,5 +1,6 @@
 //! Frames in flight: heads read once, payload left where it is.
 
+use wire::ip::{TCP, UDP};
 use wire::{ETH_HEADER, Mac, Tag};
 
 /// Frames per burst.
@@ -31,13 +32,58 @@ pub enum Csum {
     },
 }
 
-/// A TCP segment larger than the wire takes, to be cut up by whoever must.
+/// What a frame is cut into.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum GsoKind {
+    /// TCP segments.
+    Tcp,
+    /// UDP datagrams of their own, as Linux's `UDP_SEGMENT` means it; not fragments of one.
+    Udp,
+}
+
+impl GsoKind {
+    /// Number of the protocol.
+    pub fn protocol(self) -> u8 {
+        match self {
+            GsoKind::Tcp => TCP,
+            GsoKind::Udp => UDP,
+        }
+    }
+
+    /// Offset of the checksum in the protocol's header.
+    #[inline]
+    pub fn sum_at(self) -> u16 {
+        match self {
+            GsoKind::Tcp => 16,
+            GsoKind::Udp => UDP_SUM_AT,
+        }
+    }
+}
+
+/// Offset of the checksum in a UDP header.
+const UDP_SUM_AT: u16 = 6;
+
+/// TCP segments or UDP datagrams under one set of headers, larger than the wire takes, to be cut up by whoever must.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Gso {
-    /// Bytes of TCP payload per frame.
+    /// What it is cut into.
+    pub kind: GsoKind,
+    /// Bytes of TCP or UDP payload per frame.
     pub mss: u16,
-    /// Bytes of headers, from the start of the untagged frame to the TCP payload.
+    /// Bytes of headers, from the start of the untagged frame to the payload.
     pub header: u16,
+}
+
+impl Gso {
+    /// A TCP segment.
+    pub fn tcp(mss: u16, header: u16) -> Gso {
+        Gso { kind: GsoKind::Tcp, mss, header }
+    }
+
+    /// UDP datagrams.
+    pub fn udp(mss: u16, header: u16) -> Gso {
+        Gso { kind: GsoKind::Udp, mss, header }
+    }
 }
 
 /// Offload facts that travel with a frame.
@@ -45,7 +91,7 @@ pub struct Gso {
 pub struct Offload {
     /// L4 checksum.
     pub csum: Csum,
-    /// TCP segmentation; implies that the checksum is to be filled in.
+    /// TCP or UDP segmentation; implies that the checksum is to be filled in.
     pub gso: Option<Gso>,
 }
 
@@ -85,7 +131,7 @@ pub(crate) enum Asks {
     Work,
 }
 
-/// An [`Offload`] that asks for work, in less room.
+/// An [`Offload`] that asks for work, in less room. Which kind of segmentation is told by where the checksum goes.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Packed {
     start: u16,
@@ -178,7 +224,8 @@ impl Frame {
             Asks::Good => Offload { csum: Csum::Good, gso: None },
             Asks::Work => {
                 let Packed { start, at, mss, header } = self.offload;
-                Offload { csum: Csum::Fill { start, at }, gso: (mss != 0).then_some(Gso { mss, header }) }
+                let kind = if at.wrapping_sub(start) == UDP_SUM_AT { GsoKind::Udp } else { GsoKind::Tcp };
+                Offload { csum: Csum::Fill { start, at }, gso: (mss != 0).then_some(Gso { kind, mss, header }) }
             }
         }
     }

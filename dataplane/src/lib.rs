@@ -66,7 +66,7 @@ pub use conversation::conversation;
 pub use counters::{Counters, PortTotals, Tally};
 pub use drops::DropReason;
 pub use emit::{Caps, MAX_SEGMENTS, Plan, Scattered};
-pub use frame::{BURST, Csum, Frame, Gso, HEAD_MAX, MAX_FRAME, MAX_FRAME_SLICES, Offload};
+pub use frame::{BURST, Csum, Frame, Gso, GsoKind, HEAD_MAX, MAX_FRAME, MAX_FRAME_SLICES, Offload};
 pub use grace::{Grace, Ticker};
 pub use inbox::{HEARD_MAX, Heard, Inbox};
 pub use learning::{Learned, Outcome, PARTS as LEARNED_PARTS, Probe, Seconds};

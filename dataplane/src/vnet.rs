@@ -8,9 +8,9 @@
 compile_error!("the headers of packet sockets and taps would have to be read in another byte order");
 
 use crate::burst::gather;
-use crate::{Csum, DropReason, Gso, HEAD_MAX, Offload, Plan};
+use crate::{Csum, DropReason, Gso, GsoKind, HEAD_MAX, Offload, Plan};
 use sharedmem::Slice;
-use wire::ip::{TCP, Transport};
+use wire::ip::Transport;
 use wire::{ETH_HEADER, ETHERTYPE_IPV6, ETHERTYPE_VLAN, TAG_LEN, be16};
 
 /// Bytes of the header, without the count of buffers that virtio cards put behind it.
@@ -26,7 +26,9 @@ pub const GSO_NONE: u8 = 0;
 pub const GSO_TCPV4: u8 = 1;
 /// `VIRTIO_NET_HDR_GSO_TCPV6`.
 pub const GSO_TCPV6: u8 = 4;
-/// `VIRTIO_NET_HDR_GSO_ECN`: with either, the window was reduced.
+/// `VIRTIO_NET_HDR_GSO_UDP_L4`: datagrams, over IPv4 or IPv6.
+pub const GSO_UDP_L4: u8 = 5;
+/// `VIRTIO_NET_HDR_GSO_ECN`: with a TCP segment, the window was reduced.
 pub const GSO_ECN: u8 = 0x80;
 
 /// The header's fields.
@@ -38,7 +40,7 @@ pub struct VnetHeader {
     pub gso_type: u8,
     /// Bytes of headers, as a hint.
     pub hdr_len: u16,
-    /// TCP payload of each packet in bytes.
+    /// TCP or UDP payload of each packet in bytes.
     pub gso_size: u16,
     /// First byte summed.
     pub csum_start: u16,
@@ -77,9 +79,7 @@ impl VnetHeader {
     /// Only `DATA_VALID` counts as a verified checksum. The ring's `TP_STATUS_CSUM_VALID` is also set for
     /// hardware that summed the whole frame without comparing anything, and a wrong frame would pass as good.
     ///
-    /// A segment other than TCP (UDP with `UDP_SEGMENT`, which a veth peer may leave uncut) is `bad-offload`:
-    /// the data path cuts TCP only. Peers that send such frames are mended by `ethtool -K PEER
-    /// tx-udp-segmentation off`.
+    /// A segment other than of TCP or UDP (`VIRTIO_NET_HDR_GSO_UDP`, the fragments of one datagram) is `bad-offload`.
     pub fn offload(self, frame: &[Slice<'_>]) -> Result<Offload, DropReason> {
         let csum = if self.flags & NEEDS_CSUM != 0 {
             let at = self.csum_start.checked_add(self.csum_offset).ok_or(DropReason::BadOffload)?;
@@ -91,7 +91,8 @@ impl VnetHeader {
         };
         let gso = match self.gso_type & !GSO_ECN {
             GSO_NONE => None,
-            GSO_TCPV4 | GSO_TCPV6 => Some(Gso { mss: self.gso_size, header: tcp_payload(frame)? }),
+            GSO_TCPV4 | GSO_TCPV6 => Some(Gso::tcp(self.gso_size, payload_of(frame, GsoKind::Tcp)?)),
+            GSO_UDP_L4 => Some(Gso::udp(self.gso_size, payload_of(frame, GsoKind::Udp)?)),
             _ => return Err(DropReason::BadOffload),
         };
         Ok(Offload { csum, gso })
@@ -107,10 +108,13 @@ impl VnetHeader {
         }
         if let Some(gso) = plan.gso() {
             let head = plan.head();
-            header.gso_type = if be16(head, 12) == Some(ETHERTYPE_IPV6) { GSO_TCPV6 } else { GSO_TCPV4 };
-            if tells_congestion(head) {
-                header.gso_type |= GSO_ECN;
-            }
+            header.gso_type = match gso.kind {
+                GsoKind::Udp => GSO_UDP_L4,
+                GsoKind::Tcp => {
+                    let kind = if be16(head, 12) == Some(ETHERTYPE_IPV6) { GSO_TCPV6 } else { GSO_TCPV4 };
+                    kind | if tells_congestion(head) { GSO_ECN } else { 0 }
+                }
+            };
             header.gso_size = gso.mss;
             header.hdr_len = gso.header;
         }
@@ -118,9 +122,9 @@ impl VnetHeader {
     }
 }
 
-/// Offset of the TCP payload of `frame`, which may begin with a tag. The peer's `hdr_len` says only how much lay in one
+/// Offset of the TCP or UDP payload of `frame`, which may begin with a tag. The peer's `hdr_len` says only how much lay in one
 /// piece.
-fn tcp_payload(frame: &[Slice<'_>]) -> Result<u16, DropReason> {
+fn payload_of(frame: &[Slice<'_>], kind: GsoKind) -> Result<u16, DropReason> {
     let mut head = [0; HEAD_MAX];
     let mut got = gather(frame, &mut head);
     let mut tag = 0;
@@ -129,7 +133,7 @@ fn tcp_payload(frame: &[Slice<'_>]) -> Result<u16, DropReason> {
         (got, tag) = (got - TAG_LEN, TAG_LEN);
     }
     let transport = Transport::parse(&head[..got]).ok_or(DropReason::BadOffload)?;
-    if transport.protocol != TCP || transport.l4_len == 0 {
+    if transport.protocol != kind.protocol() || transport.l4_len == 0 {
         return Err(DropReason::BadOffload);
     }
     u16::try_from(transport.payload() + tag).map_err(|_| DropReason::BadOffload)

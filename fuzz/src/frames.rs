@@ -66,10 +66,13 @@ fn offload_of(input: &mut Input<'_>) -> Offload {
             Csum::Fill { start, at: start + u16::from(input.u8()) }
         }
     };
-    let gso = match input.u8() % 4 {
-        0 | 1 => None,
-        2 => Some(Gso { mss: input.u16(), header: u16::from(input.u8()) }),
-        _ => Some(Gso { mss: u16::from(input.u8()), header: input.u16() }),
+    let kind = input.u8();
+    let gso = match kind % 4 {
+        0 | 1 if kind < 0xc0 => None,
+        0 => Some(Gso::udp(input.u16(), u16::from(input.u8()))),
+        1 => Some(Gso::udp(u16::from(input.u8()), input.u16())),
+        2 => Some(Gso::tcp(input.u16(), u16::from(input.u8()))),
+        _ => Some(Gso::tcp(u16::from(input.u8()), input.u16())),
     };
     Offload { csum: csum(input), gso }
 }

@@ -73,7 +73,7 @@ pub struct Source {
 impl Default for Source {
     fn default() -> Self {
         let mut source = Source { region: region(SOURCE), frames: Vec::new() };
-        let gso = |mss, header| Offload { csum: Csum::AsIs, gso: Some(Gso { mss, header }) };
+        let gso = |mss, header| Offload { csum: Csum::AsIs, gso: Some(Gso::tcp(mss, header)) };
         let fill = |start| Offload { csum: Csum::Fill { start, at: start + 16 }, gso: None };
         source.add(&ether(MAC, 60), Offload::default());
         source.add(&tcp(false, 8000), gso(536, 54));

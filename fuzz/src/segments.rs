@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use dataplane::{Caps, Csum, Gso, Offload, Plan};
+use dataplane::{Caps, Csum, Gso, GsoKind, Offload, Plan};
 use sharedmem::{Region, Slice};
 use wire::checksum::{pseudo_header, sum_be};
 use wire::{ETH_HEADER, MIN_FRAME, TAG_LEN, Tag};
@@ -30,9 +30,10 @@ impl Room {
     }
 }
 
-/// The capabilities that the low four bits mean.
+/// The capabilities that the low four bits mean; a peer takes either segments or datagrams.
 pub fn caps(bits: u8) -> Caps {
-    Caps { csum: bits & 1 != 0, tso: bits & 2 != 0, tag: bits & 4 != 0, pad: bits & 8 != 0 }
+    let bit = |n: u8| bits >> n & 1 != 0;
+    Caps { csum: bit(0), tso: bit(1), tag: bit(2), pad: bit(3), uso: !bit(1) }
 }
 
 /// Writes the plan's output frames, in pieces, and shows each to `look`; the ones in the middle of a very long
@@ -113,14 +114,15 @@ fn check_whole(given: &Given, csum: Csum, caps: Caps, out: &[u8]) {
 fn check_gso(given: &Given, gso: Gso, plan: &Plan<'_, '_>, caps: Caps, index: u32, out: &[u8]) {
     let (header, mss) = (usize::from(gso.header), usize::from(gso.mss));
     let payload = &given.bytes[header..];
-    let cut = !caps.tso && payload.len() > mss;
+    let takes = if gso.kind == GsoKind::Udp { caps.uso } else { caps.tso };
+    let cut = !takes && payload.len() > mss;
     assert_eq!(plan.count() as usize, if cut { payload.len().div_ceil(mss) } else { 1 });
     let from = if cut { index as usize * mss } else { 0 };
     let part = if cut { &payload[from..payload.len().min(from + mss)] } else { payload };
     assert!(out[header..header + part.len()] == *part, "the payload of segment {index}");
     assert!(out[header + part.len()..].iter().all(|b| *b == 0), "nothing but padding behind it");
     assert_eq!(out[..ETH_HEADER], given.bytes[..ETH_HEADER]);
-    assert_eq!(plan.gso().is_some(), caps.tso && payload.len() > mss);
+    assert_eq!(plan.gso().is_some(), takes && payload.len() > mss);
     if !cut && caps.csum {
         return; // the peer fills the sums in
     }
@@ -128,13 +130,13 @@ fn check_gso(given: &Given, gso: Gso, plan: &Plan<'_, '_>, caps: Caps, index: u3
         // A peer that cuts but does not sum: its headers are those of the whole, which no single frame could have.
         return;
     }
-    check_headers(&out[..header + part.len()], &given.bytes, from);
+    check_headers(&out[..header + part.len()], gso.kind, &given.bytes, from);
 }
 
-/// Lengths, sums and sequence number of one finished TCP segment.
-fn check_headers(out: &[u8], given: &[u8], from: usize) {
+/// Lengths, sums and sequence number of one finished TCP segment, or datagram.
+fn check_headers(out: &[u8], kind: GsoKind, given: &[u8], from: usize) {
     let v6 = out[ETH_HEADER] >> 4 == 6;
-    let l4 = wire::ip::Transport::parse(out).expect("a TCP segment").l4;
+    let l4 = wire::ip::Transport::parse(out).expect("a segment").l4;
     let word = |bytes: &[u8], at: usize| u16::from_be_bytes([bytes[at], bytes[at + 1]]);
     let long = |bytes: &[u8], at: usize| u32::from(word(bytes, at)) << 16 | u32::from(word(bytes, at + 2));
     let addresses = if v6 { &out[22..54] } else { &out[26..34] };
@@ -144,8 +146,13 @@ fn check_headers(out: &[u8], given: &[u8], from: usize) {
         assert_eq!(usize::from(word(out, 16)), out.len() - 14, "total length");
         assert_eq!(sum_be(&out[14..l4]), 0xffff, "IPv4 header checksum");
     }
-    let mut sum = pseudo_header(addresses, wire::ip::TCP, (out.len() - l4) as u32);
+    let mut sum = pseudo_header(addresses, kind.protocol(), (out.len() - l4) as u32);
     sum.add(&out[l4..]);
-    assert_eq!(sum.folded(), 0xffff, "TCP checksum");
-    assert_eq!(long(out, l4 + 4), long(given, l4 + 4).wrapping_add(from as u32), "sequence number");
+    assert_eq!(sum.folded(), 0xffff, "checksum");
+    match kind {
+        GsoKind::Tcp => {
+            assert_eq!(long(out, l4 + 4), long(given, l4 + 4).wrapping_add(from as u32), "sequence number");
+        }
+        GsoKind::Udp => assert_eq!(usize::from(word(out, l4 + 4)), out.len() - l4, "UDP length"),
+    }
 }

@@ -9,8 +9,8 @@ use std::sync::Arc;
 
 use dataplane::{Arm, Burst, Csum, DropReason, Egress, Grace, Gso, Ingress, Offload, PortState, Tally};
 use lab::{
-    Collect, Netns, PLAIN, Seen, Tap as Foreign, all, frame, ip, ip_output, poll_for, poll_nothing, tcp4, tcp6, wait,
-    with_burst,
+    Collect, Netns, PLAIN, Seen, Tap as Foreign, all, frame, ip, ip_output, poll_for, poll_nothing, tcp4, tcp6, udp4,
+    udp6, wait, with_burst,
 };
 use port::{Port, deliver};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -233,7 +233,8 @@ fn no_byte_is_lost_on_either_way() {
     Netns::new().run(|| {
         let mut held = open("tap0", 1);
         let (user, raw) = (Port::open("tap0", Driver::AfPacket), Raw::open());
-        let segments = |mss, header| Offload { csum: Csum::AsIs, gso: Some(Gso { mss, header }) };
+        let segments = |mss, header| Offload { csum: Csum::AsIs, gso: Some(Gso::tcp(mss, header)) };
+        let datagrams = |mss, header| Offload { csum: Csum::AsIs, gso: Some(Gso::udp(mss, header)) };
         let fill = Offload { csum: Csum::Fill { start: 34, at: 50 }, gso: None };
         let cases = [
             (frame(14, 1), PLAIN),
@@ -243,6 +244,8 @@ fn no_byte_is_lost_on_either_way() {
             (tcp4(3000), segments(1460, 54)),
             (tcp4(65_000), segments(1448, 54)),
             (tcp6(65_000), segments(1400, 74)),
+            (udp4(60_000), datagrams(1472, 42)),
+            (udp6(60_000), datagrams(1400, 62)),
         ];
         for (bytes, offload) in cases {
             with_burst(&[(&bytes, None, offload)], |burst| {
@@ -269,12 +272,18 @@ fn what_is_left_undone_is_told_both_ways() {
     Netns::new().run(|| {
         let mut held = open("tap0", 1);
         let mut user = Port::open("tap0", Driver::AfPacket);
-        let gso = |mss, header| Offload { csum: Csum::AsIs, gso: Some(Gso { mss, header }) };
-        for (bytes, offload, l4) in [(tcp4(60_000), gso(1460, 54), 34), (tcp6(60_000), gso(1440, 74), 54)] {
+        let gso = |mss, header| Offload { csum: Csum::AsIs, gso: Some(Gso::tcp(mss, header)) };
+        let uso = |mss, header| Offload { csum: Csum::AsIs, gso: Some(Gso::udp(mss, header)) };
+        for (bytes, offload, l4, sum_at) in [
+            (tcp4(60_000), gso(1460, 54), 34, 16),
+            (tcp6(60_000), gso(1440, 74), 54, 16),
+            (udp4(60_000), uso(1472, 42), 34, 6),
+            (udp6(60_000), uso(1452, 62), 54, 6),
+        ] {
             for tag in [None, Some(Tag::new(10, 0))] {
                 for seen in [held.sent(&mut user, &bytes, tag, offload), held.received(&user, &bytes, tag, offload)] {
                     assert_eq!((seen.len, seen.tag, seen.offload.gso), (bytes.len(), tag, offload.gso));
-                    assert_eq!(seen.offload.csum, Csum::Fill { start: l4, at: l4 + 16 });
+                    assert_eq!(seen.offload.csum, Csum::Fill { start: l4, at: l4 + sum_at });
                 }
             }
         }

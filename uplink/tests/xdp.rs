@@ -269,7 +269,7 @@ fn frames_from_before_a_cut_do_not_come_out_after_it() {
 fn longer_than_the_interface_takes_is_oversize() {
     on_tap(|port, tap| {
         let (fits, long) = (frame(1514, 1), frame(1515, 1));
-        let segments = Offload { csum: Csum::AsIs, gso: Some(Gso { mss: 1461, header: 54 }) };
+        let segments = Offload { csum: Csum::AsIs, gso: Some(Gso::tcp(1461, 54)) };
         let jumbo = lab::tcp4(4000);
         let frames: [(&[u8], _, _); 4] =
             [(&fits, None, PLAIN), (&long, None, PLAIN), (&fits, Some(Tag(5)), PLAIN), (&jumbo, None, segments)];
@@ -333,7 +333,7 @@ fn segments_are_cut_and_checksums_filled_in_on_the_way_out() {
     on_tap(|port, tap| {
         for (bytes, header) in [(lab::tcp4(65_495), 54u16), (lab::tcp6(65_475), 74)] {
             let mss = 1514 - header;
-            let offload = Offload { csum: Csum::AsIs, gso: Some(Gso { mss, header }) };
+            let offload = Offload { csum: Csum::AsIs, gso: Some(Gso::tcp(mss, header)) };
             let count = (bytes.len() - usize::from(header)).div_ceil(usize::from(mss));
             with_burst(&[(&bytes, Some(Tag(20)), offload)], |burst| {
                 let tally = deliver(port, burst);
@@ -343,7 +343,7 @@ fn segments_are_cut_and_checksums_filled_in_on_the_way_out() {
             for _ in 0..count {
                 let mut got = tap.recv();
                 assert_eq!(got.drain(12..16).collect::<Vec<_>>(), tagged(&[0; 14], 0x8100, 20)[12..16]);
-                assert!(got.len() <= 1514 && lab::tcp_sums_hold(&got));
+                assert!(got.len() <= 1514 && lab::sums_hold(&got));
                 payload.extend_from_slice(&got[usize::from(header)..]);
             }
             assert_eq!(payload, bytes[usize::from(header)..]);
@@ -351,7 +351,7 @@ fn segments_are_cut_and_checksums_filled_in_on_the_way_out() {
         let bytes = lab::tcp4(301);
         let fill = Offload { csum: Csum::Fill { start: 34, at: 50 }, gso: None };
         with_burst(&[(&bytes, None, fill)], |burst| assert_eq!(deliver(port, burst).frames(), 1));
-        assert!(lab::tcp_sums_hold(&tap.recv()));
+        assert!(lab::sums_hold(&tap.recv()));
     });
 }
 
@@ -360,7 +360,7 @@ fn segments_are_cut_and_checksums_filled_in_on_the_way_out() {
 fn a_burst_of_segments_larger_than_the_ring() {
     on_tap(|port, tap| {
         let bytes = lab::tcp4(65_495);
-        let offload = Offload { csum: Csum::AsIs, gso: Some(Gso { mss: 536, header: 54 }) };
+        let offload = Offload { csum: Csum::AsIs, gso: Some(Gso::tcp(536, 54)) };
         let count = 65_495usize.div_ceil(536);
         let burst: Vec<(&[u8], _, _)> = vec![(&bytes, None, offload); 32];
         assert!(count * burst.len() > XDP_TX_FRAMES);

@@ -6,13 +6,16 @@ use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use dataplane::{Arm, Csum, DropReason, Ingress, MAX_FRAME_SLICES, Offload, Tally};
+use dataplane::{Arm, Csum, DropReason, Gso, Ingress, MAX_FRAME_SLICES, Offload, Tally};
 use proptest::prelude::*;
 use rig::{BASE, MAC, SIZE, Wire, card, counted, deliver, frame, no_rings, region};
 use sharedmem::{Region, SplitRing};
 use virtio_queue::{Queue, QueueT};
 use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
-use vnic::virtio::features::{EVENT_IDX, MRG_RXBUF, VERSION_1, header_len};
+use vnic::virtio::features::{
+    EVENT_IDX, GUEST_CSUM, GUEST_ECN, GUEST_TSO4, GUEST_TSO6, GUEST_USO4, GUEST_USO6, HOST_USO, MRG_RXBUF, VERSION_1,
+    caps, header_len, offered,
+};
 use vnic::virtio::{Active, Card, RxPath, RxQueue, RxState, TxQueue, TxQueueRings, TxState};
 
 /// Where things lie in memory.
@@ -340,6 +343,82 @@ fn the_header_says_what_is_left_to_do() {
     assert_eq!(wire.frames.len(), 5, "three segments of the second");
     assert_eq!(wire.rejected.len(), 3, "{:?}", wire.rejected);
     assert_eq!(rig.used(true).len(), 6);
+}
+
+/// UDP over IPv4 with `payload` bytes under one header.
+fn udp(payload: usize) -> Vec<u8> {
+    let mut frame = tcp(payload + 12);
+    frame[23] = 17;
+    let length = (payload as u16 + 8).to_be_bytes();
+    let [high, low] = (payload as u16 + 28).to_be_bytes();
+    frame[16..18].copy_from_slice(&[high, low]);
+    frame.truncate(42 + payload);
+    frame[34..42].copy_from_slice(&[0, 80, 1, 2, length[0], length[1], 0, 0]);
+    frame
+}
+
+#[test]
+fn datagrams_under_one_header_come_in_whole() {
+    let mut rig = Rig::new(MERGE, &[]);
+    let udp = udp(3000);
+    let header = |flags: u8, words: [u16; 3]| {
+        let mut bytes = vec![flags, 5, 0, 0];
+        words.iter().chain(&[0]).for_each(|w| bytes.extend(w.to_le_bytes()));
+        bytes
+    };
+    let whole = rig.lay(0, &header(1, [1400, 34, 6]), &udp, &[12, 200]);
+    rig.send(&whole);
+    // No size, TCP, and a UDP length that says more than there is.
+    let bad = [(0, &udp[..]), (1400, &tcp(3000)), (1400, &udp[..2999])];
+    for (n, (mss, bytes)) in bad.into_iter().enumerate() {
+        let pieces = rig.lay(3 + n, &header(1, [mss, 34, 6]), bytes, &[]);
+        rig.send(&pieces);
+    }
+    let wire = rig.poll();
+    assert_eq!(wire.offloads.iter().map(|o| o.gso).collect::<Vec<_>>(), [Some(Gso::udp(1400, 42))]);
+    assert_eq!(wire.offloads[0].csum, Csum::Fill { start: 34, at: 40 });
+    assert_eq!(wire.rejected, [DropReason::BadOffload; 3]);
+    // The rig's wire takes no such frames.
+    assert_eq!(wire.frames.iter().map(Vec::len).collect::<Vec<_>>(), [1442, 1442, 242]);
+    assert_eq!(wire.frames.iter().flat_map(|frame| &frame[42..]).copied().collect::<Vec<_>>(), udp[42..]);
+    assert_eq!(rig.used(true).len(), 4);
+}
+
+#[test]
+fn datagrams_under_one_header_go_whole_to_a_driver_that_takes_them() {
+    let takes = GUEST_CSUM | GUEST_USO4 | GUEST_USO6;
+    assert_eq!(offered(1) & (takes | HOST_USO), takes | HOST_USO);
+    let (tcp_too, none) = (GUEST_TSO4 | GUEST_TSO6 | GUEST_ECN, 0);
+    for more in [none, tcp_too] {
+        assert_eq!((caps(takes | more).uso, caps(takes | more).tso), (true, more != none));
+        for missing in [GUEST_CSUM, GUEST_USO4, GUEST_USO6] {
+            assert!(!caps(takes & !missing | more).uso, "{missing:#x}");
+        }
+    }
+    let udp = udp(60_000);
+    let offload = Offload { csum: Csum::AsIs, gso: Some(Gso::udp(1400, 42)) };
+    for (features, frames) in [(MERGE | takes, 1), (MERGE | takes & !GUEST_USO6 | tcp_too, 43)] {
+        let mut rig = Rig::new(features, &[]);
+        (0..64).for_each(|slot| rig.arm(slot, 2048));
+        let totals = counted(&deliver(&rig.path, std::slice::from_ref(&udp), offload));
+        assert_eq!(totals.out_frames, frames);
+        let used = rig.used(false);
+        let part = |n: usize| rig.peek(RX_BUFFERS + n * 2048, used[n].1 as usize);
+        // Needs a checksum, UDP_L4, headers of 42 bytes, 1400 in each, summed from 34, to 6 behind it.
+        let header = [1, 5, 42, 0, 0x78, 5, 34, 0, 6, 0, 30, 0];
+        let first = part(0);
+        if frames == 1 {
+            assert_eq!(first[..12], header);
+        } else {
+            assert_eq!((first[1], &first[4..6], &first[10..12]), (0, &[0, 0][..], &[1, 0][..]), "one frame by itself");
+        }
+        let payload: Vec<u8> = if frames == 1 {
+            (0..used.len()).flat_map(part).skip(12 + 42).collect()
+        } else {
+            (0..used.len()).flat_map(|n| part(n).split_off(12 + 42)).collect()
+        };
+        assert!(payload == udp[42..]);
+    }
 }
 
 /// A TCP segment over IPv4 with `payload` bytes.

@@ -98,7 +98,7 @@ impl Shape {
             let sum = pseudo_header(t.addresses(&bytes), TCP, (bytes.len() - t.l4) as u32).folded();
             bytes[t.l4 + 16..t.l4 + 18].copy_from_slice(&sum.to_be_bytes());
             offload.csum = Csum::Fill { start: (t.l4 + shift) as u16, at: (t.l4 + 16 + shift) as u16 };
-            offload.gso = mss.map(|mss| Gso { mss, header: (t.payload() + shift) as u16 });
+            offload.gso = mss.map(|mss| Gso::tcp(mss, (t.payload() + shift) as u16));
         }
         if let Some(tag) = inline {
             bytes.splice(12..12, tag.bytes());
@@ -141,7 +141,7 @@ impl Shape {
         let tag_len = if inline_tag(&one.bytes).is_some() { TAG_LEN } else { 0 };
         let (start, header) = ((untagged.l4 + tag_len) as u16, (untagged.payload() + tag_len) as u16);
         let too_long = mss.filter(|mss| self.payload > usize::from(*mss));
-        let gso = too_long.filter(|_| caps.tso).map(|mss| Gso { mss, header });
+        let gso = too_long.filter(|_| caps.tso).map(|mss| Gso::tcp(mss, header));
         // Who cuts segments sums them.
         let csum = match too_long {
             Some(_) if caps.tso => Csum::Fill { start, at: start + 16 },

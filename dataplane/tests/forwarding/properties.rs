@@ -40,7 +40,7 @@ fn vlan_mode() -> impl Strategy<Value = VlanMode> {
 }
 
 fn caps() -> impl Strategy<Value = Caps> {
-    any::<[bool; 4]>().prop_map(|[csum, tso, tag, pad]| Caps { csum, tso, tag, pad })
+    any::<[bool; 5]>().prop_map(|[csum, tso, uso, tag, pad]| Caps { csum, tso, uso, tag, pad })
 }
 
 fn filter() -> impl Strategy<Value = FilterSpec> {

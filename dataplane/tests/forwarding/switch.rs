@@ -61,7 +61,7 @@ impl Switch {
                 placement: placement(v, spec),
                 has_uplinks: !spec.uplinks.is_empty(),
             });
-            let able = Caps { csum: true, tso: true, tag: true, pad: false };
+            let able = Caps { csum: true, tso: true, uso: true, tag: true, pad: false };
             (v.name.as_str(), role, state, &v.peer, able)
         });
         let uplinks = spec.uplinks.iter().map(|u| {

@@ -125,3 +125,30 @@ fn set<T: OptionValue>(fd: &OwnedFd, name: libc::c_int, value: &T) -> io::Result
 fn check(result: libc::c_int) -> io::Result<()> {
     if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
+
+/// True when this kernel knows `VIRTIO_NET_HDR_GSO_UDP_L4`: Linux 6.2 and later. A packet socket has no option that
+/// tells; an older kernel refuses the slot when it comes to send it, which is too late.
+pub(super) fn cuts_datagrams() -> bool {
+    rustix::system::uname().release().to_str().is_ok_and(|release| is_at_least(release, (6, 2)))
+}
+
+/// Compares the first two numbers of a kernel's release.
+fn is_at_least(release: &str, least: (u32, u32)) -> bool {
+    let mut numbers = release.split(|c: char| !c.is_ascii_digit()).map(|digits| digits.parse().unwrap_or(0));
+    (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0)) >= least
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn releases_are_compared_by_number() {
+        for (release, newer) in
+            [("6.2.0", true), ("6.18.44-x", true), ("10.0", true), ("6.2-rc1", true), ("7", true), ("6.1.99", false)]
+        {
+            assert_eq!(is_at_least(release, (6, 2)), newer, "{release}");
+        }
+        assert!(!is_at_least("5.15.0-91-generic", (6, 2)) && !is_at_least("", (6, 2)) && !is_at_least("6", (6, 2)));
+    }
+}

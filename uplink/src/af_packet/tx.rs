@@ -43,14 +43,19 @@ const COPY_WHOLE: usize = 2048;
 /// First byte at which the kernel accepts the start of a checksum: behind Ethernet and the shortest IP header.
 const FIRST_CSUM_START: u16 = (ETH_HEADER + 20) as u16;
 
-/// The kernel fills in checksums, cuts segments; the tag goes inline, as a packet socket has no other place.
-const CAPS: Caps = Caps { csum: true, tso: true, tag: false, pad: true };
+/// What the kernel does: it fills in checksums and cuts TCP segments, and newer ones datagrams (`uso`). The tag goes
+/// inline, as a packet socket has no other place.
+const fn caps(uso: bool) -> Caps {
+    Caps { csum: true, tso: true, uso, tag: false, pad: true }
+}
 
 /// The transmit socket of one life of an interface.
 pub(super) struct TxRing {
     slots: Slots,
     fd: OwnedFd,
     mac: Mac,
+    /// The kernel cuts datagrams.
+    uso: bool,
     /// The slot to be reserved next.
     head: Mutex<usize>,
     /// Frames were left in the ring: whoever polls next sends again.
@@ -61,7 +66,8 @@ impl TxRing {
     pub(super) fn open(link: &LinkEvent) -> io::Result<TxRing> {
         let fd = socket::open(link.index, Direction::Tx)?;
         let slots = Slots::map(fd.as_fd(), Direction::Tx)?;
-        Ok(TxRing { slots, fd, mac: link.mac, head: Mutex::new(0), again: AtomicBool::new(false) })
+        let uso = socket::cuts_datagrams();
+        Ok(TxRing { slots, fd, mac: link.mac, uso, head: Mutex::new(0), again: AtomicBool::new(false) })
     }
 
     /// Frames that wait for the kernel.
@@ -89,13 +95,13 @@ impl TxRing {
         (first, got)
     }
 
-    /// Fills reserved slot `index` with `plan`'s frame of `len` bytes and publishes it; false when it could not
-    /// be written, and a filler was published in its place.
+    /// Fills reserved slot `index` with output frame `segment` of `plan`, `len` bytes long, and publishes it; false
+    /// when it could not be written, and a filler was published in its place.
     #[inline]
-    fn publish(&self, index: usize, plan: &Plan<'_, '_>, len: usize) -> bool {
+    fn publish(&self, index: usize, plan: &Plan<'_, '_>, segment: u32, len: usize) -> bool {
         let Some(slot) = self.slots.slot(index) else { return false };
         let header = header_for(plan, len);
-        let written = slot.sub(FRAME, len).is_some_and(|room| plan.write(0, &[room]));
+        let written = slot.sub(FRAME, len).is_some_and(|room| plan.write(segment, &[room]));
         if !written {
             self.publish_filler(&slot);
             return false;
@@ -208,17 +214,18 @@ pub(super) fn deliver(
 fn deliver_some(ring: &TxRing, burst: &Burst<'_>, list: &[Delivery], mtu: usize, tally: &mut Tally) -> bool {
     let mut plans: ArrayVec<Plan<'_, '_>, BURST> = ArrayVec::new();
     for delivery in list {
-        match plan(burst, delivery, mtu) {
+        match plan(burst, delivery, mtu, ring.uso) {
             Ok(plan) => plans.push(plan),
             Err(reason) => tally.dropped(reason),
         }
     }
-    let (first, got) = ring.reserve(plans.len());
-    for (at, plan) in plans.iter().enumerate() {
-        let len = plan.len(0);
+    let (first, got) = ring.reserve(plans.iter().map(|plan| plan.count() as usize).sum());
+    let frames = plans.iter().flat_map(|plan| (0..plan.count()).map(move |segment| (plan, segment)));
+    for (at, (plan, segment)) in frames.enumerate() {
+        let len = plan.len(segment);
         if at >= got {
             tally.dropped(DropReason::RingFull);
-        } else if ring.publish(ring.slots.after(first, at), plan, len) {
+        } else if ring.publish(ring.slots.after(first, at), plan, segment, len) {
             tally.delivered(len);
         } else {
             tally.dropped(DropReason::BadDescriptor);
@@ -227,10 +234,10 @@ fn deliver_some(ring: &TxRing, burst: &Burst<'_>, list: &[Delivery], mtu: usize,
     !plans.is_empty()
 }
 
-/// The plan of one delivery: always one frame, as the kernel cuts segments.
+/// The plan of one delivery: one frame, but for datagrams that this kernel does not cut.
 #[inline]
-fn plan<'b, 'm>(burst: &'b Burst<'m>, delivery: &Delivery, mtu: usize) -> Result<Plan<'b, 'm>, DropReason> {
-    let plan = Plan::new(burst, delivery, CAPS).ok_or(DropReason::BadDescriptor)?;
+fn plan<'b, 'm>(burst: &'b Burst<'m>, delivery: &Delivery, mtu: usize, uso: bool) -> Result<Plan<'b, 'm>, DropReason> {
+    let plan = Plan::new(burst, delivery, caps(uso)).ok_or(DropReason::BadDescriptor)?;
     let frame = plan.frame();
     // With a vnet header the kernel does not look at the MTU, and a device may do as it likes with what is longer.
     if longest(frame) > mtu + ETH_HEADER || FRAME + plan.len(0) > SLOT {
@@ -239,7 +246,7 @@ fn plan<'b, 'm>(burst: &'b Burst<'m>, delivery: &Delivery, mtu: usize) -> Result
     if kernel_fills(frame.offload().csum) {
         return Ok(plan);
     }
-    Plan::new(burst, delivery, Caps { csum: false, ..CAPS }).ok_or(DropReason::BadDescriptor)
+    Plan::new(burst, delivery, Caps { csum: false, ..caps(uso) }).ok_or(DropReason::BadDescriptor)
 }
 
 #[cfg(test)]

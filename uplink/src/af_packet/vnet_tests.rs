@@ -33,7 +33,7 @@ fn what_a_received_header_says() {
     assert_eq!(decode(wild, &bytes), Err(DropReason::BadOffload));
     for (bytes, kind, header) in [(tcp4(5000), GSO_TCPV4, 54), (tcp6(5000), GSO_TCPV6 | GSO_ECN, 74)] {
         let gso = VnetHeader { gso_type: kind, gso_size: 1400, hdr_len: 1, ..fill };
-        assert_eq!(decode(gso, &bytes).unwrap().gso, Some(Gso { mss: 1400, header }));
+        assert_eq!(decode(gso, &bytes).unwrap().gso, Some(Gso::tcp(1400, header)));
     }
 }
 
@@ -52,8 +52,8 @@ fn segments_of_another_kind_are_refused() {
 
 #[test]
 fn what_a_sent_header_asks_for() {
-    let caps = Caps { csum: true, tso: true, tag: false, pad: true };
-    let segments = |header| Offload { csum: Csum::AsIs, gso: Some(Gso { mss: 1000, header }) };
+    let caps = Caps { csum: true, tso: true, uso: true, tag: false, pad: true };
+    let segments = |header| Offload { csum: Csum::AsIs, gso: Some(Gso::tcp(1000, header)) };
     let mut congested = tcp4(5000);
     congested[47] |= 0x80;
     let (v4, v6) = (tcp4(5000), tcp6(5000));

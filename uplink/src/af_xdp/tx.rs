@@ -28,7 +28,7 @@ const NUDGE: usize = 2 * PER_CALL;
 /// All but the last chunk of a frame say so.
 const XDP_PKT_CONTD: u32 = 1;
 
-const CAPS: Caps = Caps { csum: false, tso: false, tag: false, pad: true };
+const CAPS: Caps = Caps { csum: false, tso: false, uso: false, tag: false, pad: true };
 
 /// The end of the TX and completion rings that workers share.
 pub(super) struct TxSide {

@@ -25,6 +25,16 @@ const FLAGS: libc::c_int = libc::IFF_TAP | libc::IFF_NO_PI | libc::IFF_VNET_HDR;
 /// What the interface's user may leave undone, as the kernel calls it.
 const OFFLOADS: libc::c_uint = libc::TUN_F_CSUM | libc::TUN_F_TSO4 | libc::TUN_F_TSO6 | libc::TUN_F_TSO_ECN;
 
+/// Datagrams under one UDP header, which Linux takes since 6.2.
+const DATAGRAMS: libc::c_uint = libc::TUN_F_USO4 | libc::TUN_F_USO6;
+
+/// An interface's queues, and what its kernel can do.
+pub(super) struct Opened {
+    pub(super) queues: Vec<OwnedFd>,
+    /// It takes datagrams under one UDP header.
+    pub(super) uso: bool,
+}
+
 /// `struct ifreq` with what its union holds here.
 #[repr(C)]
 struct Request<T> {
@@ -84,7 +94,7 @@ fn check(result: libc::c_int) -> io::Result<()> {
 }
 
 /// The interface `device` with as many queues as asked for: made, or taken where it exists and nobody uses it.
-pub(super) fn open(device: &str, setup: &TapSetup) -> Result<Vec<OwnedFd>, OpenError> {
+pub(super) fn open(device: &str, setup: &TapSetup) -> Result<Opened, OpenError> {
     let name = name_bytes(device).ok_or_else(|| OpenError::BadName { device: device.to_owned() })?;
     let failed = |error| OpenError::System { device: device.to_owned(), error };
     let before = netlink::query(device).ok();
@@ -105,8 +115,8 @@ pub(super) fn open(device: &str, setup: &TapSetup) -> Result<Vec<OwnedFd>, OpenE
         attach(&next, name, flags).map_err(|error| attach_error(device, error))?;
         queues.push(next);
     }
-    configure(&queues[0], name, setup, kept).map_err(failed)?;
-    Ok(queues)
+    let uso = configure(&queues[0], name, setup, kept).map_err(failed)?;
+    Ok(Opened { queues, uso })
 }
 
 /// The first queue, and the flags with which the interface gives more.
@@ -155,19 +165,23 @@ fn attach_error(device: &str, error: io::Error) -> OpenError {
 }
 
 /// Sets up what was attached. An interface that existed keeps its MTU; its address becomes that of the port, as the
-/// card of a VM has it.
-fn configure(fd: &OwnedFd, name: [u8; libc::IFNAMSIZ], setup: &TapSetup, kept: bool) -> io::Result<()> {
+/// card of a VM has it. True when it takes datagrams under one UDP header.
+fn configure(fd: &OwnedFd, name: [u8; libc::IFNAMSIZ], setup: &TapSetup, kept: bool) -> io::Result<bool> {
     set_number(fd, libc::TUNSETVNETHDRSZ, VNET_LEN as libc::c_int)?;
     // What waits at a slow receiver is the receiver's affair, as on a wire.
     set_number(fd, libc::TUNSETSNDBUF, libc::c_int::MAX)?;
-    set_offloads(fd, OFFLOADS)?;
+    let uso = set_offloads(fd, OFFLOADS | DATAGRAMS).is_ok();
+    if !uso {
+        set_offloads(fd, OFFLOADS)?;
+    }
     set_address(fd, name, setup.mac)?;
     if kept {
-        return Ok(());
+        return Ok(uso);
     }
     let socket: OwnedFd = socket_with(AddressFamily::INET, SocketType::DGRAM, SocketFlags::CLOEXEC, None)?;
     let mut mtu = Request { name, value: Number(libc::c_int::from(setup.mtu), [0; 20]) };
-    request(&socket, libc::SIOCSIFMTU as libc::Ioctl, &mut mtu)
+    request(&socket, libc::SIOCSIFMTU as libc::Ioctl, &mut mtu)?;
+    Ok(uso)
 }
 
 fn set_address(fd: &OwnedFd, name: [u8; libc::IFNAMSIZ], mac: Mac) -> io::Result<()> {

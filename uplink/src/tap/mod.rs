@@ -55,6 +55,8 @@ struct Life {
     /// Tells one life from the next.
     generation: u64,
     queues: Vec<Arc<OwnedFd>>,
+    /// The kernel takes datagrams under one UDP header.
+    uso: bool,
 }
 
 /// What the control half and the worker halves share.
@@ -168,11 +170,11 @@ impl Tap {
     }
 
     fn start(&mut self) -> Result<(), OpenError> {
-        let queues = device::open(&self.device, &self.setup)?;
+        let device::Opened { queues, uso } = device::open(&self.device, &self.setup)?;
         (self.due, self.trouble) = (None, None);
         self.opened += 1;
         let queues = queues.into_iter().map(Arc::new).collect();
-        self.shared.life.store(Some(Arc::new(Life { generation: self.opened, queues })));
+        self.shared.life.store(Some(Arc::new(Life { generation: self.opened, queues, uso })));
         self.shared.state.set_connected(true);
         self.look();
         self.grace.wake();

@@ -17,8 +17,11 @@ use wire::{ETH_HEADER, MIN_FRAME, TAG_LEN};
 use super::device::{self, Piece};
 use super::{Life, Shared};
 
-/// The kernel fills in checksums and cuts segments; the tag goes inline.
-const CAPS: Caps = Caps { csum: true, tso: true, tag: false, pad: true };
+/// What the kernel does: it fills in checksums and cuts TCP segments, and newer ones datagrams (`uso`). The tag goes
+/// inline.
+const fn caps(uso: bool) -> Caps {
+    Caps { csum: true, tso: true, uso, tag: false, pad: true }
+}
 /// First byte at which the kernel accepts the start of a checksum: behind Ethernet and the shortest IP header.
 const FIRST_CSUM_START: u16 = (ETH_HEADER + 20) as u16;
 /// Bytes of the headers before the sender's memory.
@@ -47,7 +50,7 @@ impl Egress for Transmitter {
         let refusal = match life.as_deref() {
             None => DropReason::NotConnected,
             Some(_) if !self.shared.state.link_up() => DropReason::PortBlocked,
-            Some(life) => return list.iter().for_each(|delivery| tell(send(life, burst, delivery), tally)),
+            Some(life) => return list.iter().for_each(|delivery| send(life, burst, delivery, tally)),
         };
         list.iter().for_each(|_| tally.dropped(refusal));
     }
@@ -61,19 +64,23 @@ fn tell(result: Result<usize, DropReason>, tally: &mut Tally) {
     }
 }
 
-/// Sends one frame; its length on the wire.
+/// Sends one frame, or what it is cut into for a kernel that does not.
 #[inline]
-fn send(life: &Life, burst: &Burst<'_>, delivery: &Delivery) -> Result<usize, DropReason> {
-    let plan = Plan::new(burst, delivery, CAPS).ok_or(DropReason::BadDescriptor)?;
-    let fd = queue_for(life, &plan).ok_or(DropReason::NotConnected)?;
+fn send(life: &Life, burst: &Burst<'_>, delivery: &Delivery, tally: &mut Tally) {
+    let Some(plan) = Plan::new(burst, delivery, caps(life.uso)) else {
+        return tally.dropped(DropReason::BadDescriptor);
+    };
+    let Some(fd) = queue_for(life, &plan) else { return tally.dropped(DropReason::NotConnected) };
     let mut head = [0; HEAD_MAX + TAG_LEN];
     if kernel_fills(plan.csum())
         && let Some(scattered) = plan.scatter(&mut head)
     {
-        return send_scattered(fd, &plan, &head, &scattered);
+        return tell(send_scattered(fd, &plan, &head, &scattered), tally);
     }
-    let plan = Plan::new(burst, delivery, Caps { csum: false, ..CAPS }).ok_or(DropReason::BadDescriptor)?;
-    send_finished(fd, &plan)
+    let Some(plan) = Plan::new(burst, delivery, Caps { csum: false, ..caps(life.uso) }) else {
+        return tally.dropped(DropReason::BadDescriptor);
+    };
+    (0..plan.count()).for_each(|segment| tell(send_finished(fd, &plan, segment), tally));
 }
 
 /// The queue of the frame's conversation: the kernel remembers by which one a conversation came last, and sends the
@@ -127,17 +134,17 @@ fn send_scattered(
     Ok(bare.max(MIN_FRAME))
 }
 
-/// Sends a frame whose checksum the kernel would not fill in.
+/// Sends output frame `segment` of a frame that the kernel would not finish.
 #[cold]
-fn send_finished(fd: &OwnedFd, plan: &Plan<'_, '_>) -> Result<usize, DropReason> {
+fn send_finished(fd: &OwnedFd, plan: &Plan<'_, '_>, segment: u32) -> Result<usize, DropReason> {
     thread_local! {
         /// Made when a worker first needs it, which most never do.
         static BUFFER: Option<SharedPage> = SharedPage::new("vswitch-tap", FINISHED).ok();
     }
     let send = |buffer: &Option<SharedPage>| {
-        let len = plan.len(0);
+        let len = plan.len(segment);
         let room = buffer.as_ref().ok_or(DropReason::RingFull)?.slice().sub(0, len).ok_or(DropReason::Oversize)?;
-        if !plan.write(0, &[room]) {
+        if !plan.write(segment, &[room]) {
             return Err(DropReason::BadDescriptor);
         }
         let header = VnetHeader::for_plan(plan).bytes();
@@ -162,3 +169,7 @@ fn reason(error: i32) -> DropReason {
         _ => DropReason::NotConnected,
     }
 }
+
+#[cfg(test)]
+#[path = "tx_tests.rs"]
+mod tests;

@@ -333,11 +333,42 @@ pub fn tcp6(payload: usize) -> Vec<u8> {
     frame
 }
 
-/// True when the IPv4 header's (if any) and the TCP checksum of an untagged frame are right.
-pub fn tcp_sums_hold(frame: &[u8]) -> bool {
+/// UDP over IPv4: `payload` bytes under one header of 8 bytes, whose checksum field holds the pseudo header's sum.
+pub fn udp4(payload: usize) -> Vec<u8> {
+    as_udp(&tcp4(payload))
+}
+
+/// The same over IPv6.
+pub fn udp6(payload: usize) -> Vec<u8> {
+    as_udp(&tcp6(payload))
+}
+
+/// `tcp` with a UDP header in the place of its own.
+fn as_udp(tcp: &[u8]) -> Vec<u8> {
+    let t = wire::ip::Transport::parse(tcp).expect("a TCP frame");
+    let mut frame = [&tcp[..t.l4], &[0x12, 0x34, 0, 80, 0, 0, 0, 0], &tcp[t.payload()..]].concat();
+    let length = (frame.len() - t.l4) as u16;
+    frame[t.l4 + 4..t.l4 + 6].copy_from_slice(&length.to_be_bytes());
+    if t.v6 {
+        frame[18..20].copy_from_slice(&length.to_be_bytes());
+        frame[20] = 17;
+    } else {
+        frame[16..18].copy_from_slice(&(length + 20).to_be_bytes());
+        frame[23] = 17;
+        frame[24..26].fill(0);
+        let sum = !wire::checksum::sum_be(&frame[14..34]);
+        frame[24..26].copy_from_slice(&sum.to_be_bytes());
+    }
+    let pseudo = wire::checksum::pseudo_header(t.addresses(&frame), 17, length.into()).folded();
+    frame[t.l4 + 6..t.l4 + 8].copy_from_slice(&pseudo.to_be_bytes());
+    frame
+}
+
+/// True when the IPv4 header's (if any) and the TCP or UDP checksum of an untagged frame are right.
+pub fn sums_hold(frame: &[u8]) -> bool {
     let t = wire::ip::Transport::parse(frame).expect("an IP frame");
     let end = if t.v6 { t.l3 + 40 + be16(frame, t.l3 + 4) } else { t.l3 + be16(frame, t.l3 + 2) };
-    let mut sum = wire::checksum::pseudo_header(t.addresses(frame), 6, (end - t.l4) as u32);
+    let mut sum = wire::checksum::pseudo_header(t.addresses(frame), t.protocol, (end - t.l4) as u32);
     sum.add(&frame[t.l4..end]);
     let ip_good = t.v6 || wire::checksum::sum_be(&frame[t.l3..t.l4]) == 0xffff;
     ip_good && sum.folded() == 0xffff

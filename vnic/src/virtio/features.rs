@@ -45,6 +45,12 @@ pub const INDIRECT_DESC: u64 = 1 << 28;
 pub const EVENT_IDX: u64 = 1 << 29;
 /// vhost-user's own: protocol features follow.
 pub const PROTOCOL_FEATURES: u64 = 1 << 30;
+/// The driver takes UDP datagrams under one header over IPv4.
+pub const GUEST_USO4: u64 = 1 << 54;
+/// The driver takes the same over IPv6.
+pub const GUEST_USO6: u64 = 1 << 55;
+/// The device takes UDP datagrams under one header, over both.
+pub const HOST_USO: u64 = 1 << 56;
 /// Not a legacy device.
 pub const VERSION_1: u64 = 1 << 32;
 
@@ -73,7 +79,10 @@ const OFFERED: u64 = CSUM
     | EVENT_IDX
     | PROTOCOL_FEATURES
     | VERSION_1
-    | RING_PACKED;
+    | RING_PACKED
+    | GUEST_USO4
+    | GUEST_USO6
+    | HOST_USO;
 
 /// Bytes of the header before each frame.
 pub fn header_len(features: u64) -> usize {
@@ -86,7 +95,8 @@ pub fn caps(features: u64) -> Caps {
     let all = |bits: u64| features & bits == bits;
     // Segments of both kinds or none: a frame's kind is not known to whoever asks.
     let tso = all(GUEST_CSUM | GUEST_TSO4 | GUEST_TSO6 | GUEST_ECN);
-    Caps { csum: all(GUEST_CSUM), tso, tag: false, pad: false }
+    let uso = all(GUEST_CSUM | GUEST_USO4 | GUEST_USO6);
+    Caps { csum: all(GUEST_CSUM), tso, uso, tag: false, pad: false }
 }
 
 /// What is offered to the driver of a card with `pairs` queue pairs.

@@ -32,7 +32,7 @@ const MCNT_MAX: usize = 0x0fff;
 const MIN_PAYLOAD: u16 = 46;
 
 /// Nothing is left to the guest but a padded frame with its tag inside.
-const CAPS: Caps = Caps { csum: false, tso: false, tag: false, pad: true };
+const CAPS: Caps = Caps { csum: false, tso: false, uso: false, tag: false, pad: true };
 
 /// Pieces of memory one frame may lie in: buffers that span two mappings count twice.
 type Room<'m> = ArrayVec<Slice<'m>, { 2 * MAX_CHAIN }>;

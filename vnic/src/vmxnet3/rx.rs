@@ -11,7 +11,7 @@
 use std::sync::{Arc, PoisonError};
 
 use arrayvec::ArrayVec;
-use dataplane::{BURST, Burst, Caps, Delivery, DropReason, Egress, MAX_FRAME, MAX_FRAME_SLICES, Plan, Tally};
+use dataplane::{BURST, Burst, Caps, Delivery, DropReason, Egress, GsoKind, MAX_FRAME, MAX_FRAME_SLICES, Plan, Tally};
 use sharedmem::{Access, Hint, Slice};
 
 use super::active::{Active, Card, RxRings};
@@ -234,10 +234,11 @@ impl<'a> Path<'a> {
     fn plan<'b, 'm>(&self, burst: &'b Burst<'m>, delivery: &Delivery, mark: Mark) -> Option<Planned<'b, 'm>> {
         let frame = burst.frames().get(usize::from(delivery.frame))?;
         let inline_tag = delivery.tag.is_some() && !self.tags;
-        // Linux's driver does not find the headers of a large segment behind a tag.
-        let large = frame.offload().gso.filter(|_| self.large > 0 && !inline_tag);
+        // Linux's driver does not find the headers of a large segment behind a tag; of UDP it can be told nothing.
+        let tcp = frame.offload().gso.filter(|gso| gso.kind == GsoKind::Tcp);
+        let large = tcp.filter(|_| self.large > 0 && !inline_tag);
         let large = large.and_then(|gso| Large::new(gso, frame.len()));
-        let caps = Caps { csum: false, tso: large.is_some(), tag: self.tags, pad: true };
+        let caps = Caps { csum: false, tso: large.is_some(), uso: false, tag: self.tags, pad: true };
         Some(Planned { plan: Plan::new(burst, delivery, caps)?, mark, large, inline_tag })
     }
 

@@ -263,7 +263,7 @@ fn offload(word2: u32, word3: u32) -> Option<Offload> {
         (0, _) => return Some(Offload::default()),
         (2, false) => header,
         (2, true) => inner_start(header, msscof)?,
-        (3, false) => return Some(Offload { csum: Csum::AsIs, gso: Some(Gso { mss: msscof, header }) }),
+        (3, false) => return Some(Offload { csum: Csum::AsIs, gso: Some(Gso::tcp(msscof, header)) }),
         // Encapsulation of revisions 4 to 6, and segmentation in tunnels.
         _ => return None,
     };

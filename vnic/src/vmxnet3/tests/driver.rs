@@ -629,7 +629,7 @@ impl Sink for Caught {
         self.rejected.extend(burst.rejected());
         let room = file_region().1;
         for (i, frame) in burst.frames().iter().enumerate() {
-            let caps = Caps { csum: true, tso: true, tag: true, pad: false };
+            let caps = Caps { csum: true, tso: true, uso: true, tag: true, pad: false };
             let plan = Plan::new(burst, &Delivery { frame: i as u8, tag: frame.tag() }, caps).unwrap();
             let slice = room.slice(0, plan.len(0)).unwrap();
             assert!(plan.write(0, &[slice]));

@@ -47,7 +47,7 @@ fn op() -> impl Strategy<Value = Op> {
 }
 
 fn frames(n: u8) -> Source {
-    let gso = Offload { csum: Csum::AsIs, gso: Some(Gso { mss: 536, header: 54 }) };
+    let gso = Offload { csum: Csum::AsIs, gso: Some(Gso::tcp(536, 54)) };
     Source::new(&[
         (ether(MAC, PEER, 60, n), Offload::default()),
         (tcp(false, 8000), gso),

@@ -17,7 +17,7 @@ fn options() -> Options {
 /// A request to cut `payload` bytes into segments of `mss`.
 fn request(v6: bool, payload: usize, mss: u16) -> (Vec<u8>, Offload) {
     let header = if v6 { 74 } else { 54 };
-    (tcp(v6, payload), Offload { csum: Csum::AsIs, gso: Some(Gso { mss, header }) })
+    (tcp(v6, payload), Offload { csum: Csum::AsIs, gso: Some(Gso::tcp(mss, header)) })
 }
 
 #[test]
@@ -63,6 +63,27 @@ fn what_cannot_be_told_is_cut() {
     }
     let mut inline = Guest::started(Options { features: ALL & !feature::RX_VLAN, ..options() });
     assert_eq!(frames(&mut inline, request(false, 2000, 1000), Some(Tag(100))), 2, "its headers are behind a tag");
+}
+
+/// A driver of vmxnet3 can be told of TCP segments only.
+#[test]
+fn datagrams_under_one_header_are_cut() {
+    let mut bytes = tcp(false, 3000);
+    bytes[23] = 17;
+    bytes.drain(42..54);
+    bytes[38..40].copy_from_slice(&3008u16.to_be_bytes());
+    let offload = Offload { csum: Csum::AsIs, gso: Some(Gso::udp(1400, 42)) };
+    let mut guest = Guest::started(options());
+    assert_eq!(guest.deliver(&Source::new(&[(bytes.clone(), offload)]), None).frames(), 3);
+    let got = guest.receive();
+    assert!(got.iter().all(|frame| frame.large.is_none()));
+    assert_eq!(got.iter().map(|frame| frame.data.len()).collect::<Vec<_>>(), [1442, 1442, 242]);
+    assert_eq!(got.iter().flat_map(|frame| &frame.data[42..]).copied().collect::<Vec<_>>(), bytes[42..]);
+    for frame in got {
+        let mut sum = wire::checksum::pseudo_header(&frame.data[26..34], 17, (frame.data.len() - 34) as u32);
+        sum.add(&frame.data[34..]);
+        assert_eq!((sum.folded(), wire::checksum::sum_be(&frame.data[14..34])), (0xffff, 0xffff));
+    }
 }
 
 #[test]

@@ -208,7 +208,7 @@ fn segments_are_cut_summed_and_counted() {
     for v6 in [false, true] {
         let mut guest = Guest::started(Options::default());
         let header: usize = if v6 { 74 } else { 54 };
-        let offload = Offload { csum: Csum::AsIs, gso: Some(Gso { mss: 1400, header: header as u16 }) };
+        let offload = Offload { csum: Csum::AsIs, gso: Some(Gso::tcp(1400, header as u16)) };
         let source = Source::new(&[(tcp(v6, 60_000), offload), (tcp(v6, 10), fill(v6))]);
         let tally = guest.deliver(&source, None);
         assert_eq!((tally.frames(), tally.drops(DropReason::RingFull)), (44, 0));

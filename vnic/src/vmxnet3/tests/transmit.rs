@@ -95,7 +95,7 @@ fn offload_requests_and_tags() {
     assert_eq!(caught.frames[0].offload.csum, Csum::Fill { start: 34, at: 50 });
     assert_eq!(caught.frames[0].tag, Some(Tag(0xa064)));
     assert_eq!(caught.frames[0].data, frame);
-    assert_eq!(caught.frames[1].offload.gso, Some(Gso { mss: 1428, header: 74 }));
+    assert_eq!(caught.frames[1].offload.gso, Some(Gso::tcp(1428, 74)));
     assert_eq!(caught.frames[1].data.len(), big.len());
     let bad: Vec<DropReason> = caught.rejected.iter().map(|r| r.0).collect();
     assert_eq!(bad, [DropReason::BadOffload; 3]);
