@@ -19,6 +19,7 @@ mod ovs;
 mod peers;
 mod plot;
 mod process;
+mod relay;
 mod report;
 mod works;
 

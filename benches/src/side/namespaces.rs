@@ -118,13 +118,13 @@ fn own_config(dir: &Path, ports: Ports) -> String {
 
 fn start_ovs(dir: &Path, namespace: &str, ports: Ports) -> Result<Ovs> {
     let (settings, kind) = match ports {
-        Ports::Tap => (vec!["other_config:userspace-tso-enable=true"], Some("type=tap")),
-        Ports::AfXdp => (Vec::new(), Some("type=afxdp")),
-        _ => (Vec::new(), None),
+        Ports::Tap => (vec!["other_config:userspace-tso-enable=true"], vec!["type=tap"]),
+        Ports::AfXdp => (Vec::new(), vec!["type=afxdp"]),
+        _ => (Vec::new(), Vec::new()),
     };
     let ovs = Ovs::start(dir, namespace, &settings)?;
     for port in ["port0", "port1"] {
-        ovs.port(port, kind)?;
+        ovs.port(port, &kind)?;
     }
     Ok(ovs)
 }

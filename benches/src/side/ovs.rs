@@ -47,14 +47,15 @@ impl Ovs {
         Ok(Ovs { dir: dir.to_owned(), switch, _db: db })
     }
 
-    /// Adds a port to the bridge; `kind` is as in `type=tap`, nothing for an interface that is there.
+    /// Adds a port to the bridge; `settings` are words such as `type=tap`, none for an interface that is there.
     ///
     /// # Errors
     /// With OVS's sentence about the port.
-    pub fn port(&self, name: &str, kind: Option<&str>) -> Result<()> {
+    pub fn port(&self, name: &str, settings: &[&str]) -> Result<()> {
         let mut words = vec!["add-port", "br0", name];
-        if let Some(kind) = kind {
-            words.extend(["--", "set", "Interface", name, kind]);
+        if !settings.is_empty() {
+            words.extend(["--", "set", "Interface", name]);
+            words.extend(settings);
         }
         vsctl(&self.dir, &words)?;
         // A port that failed is none of the command's business.

@@ -12,6 +12,7 @@ use super::HugePages;
 use super::generator::{MACS, program};
 use super::ovs::Ovs;
 use super::process::{Place, Process, run};
+use super::relay::Relay;
 
 /// What is plugged into a switch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -49,6 +50,12 @@ pub enum Peer {
 const START: Duration = Duration::from_secs(30);
 /// Huge pages of 2 MiB for OVS and testpmd, which take turns.
 const HUGE_PAGES: u64 = 640;
+/// `VIRTIO_NET_F_CTRL_*`, `_GUEST_ANNOUNCE` and `_MQ`: DPDK offers the control queue and leaves it to the VMM. User-mode
+/// Linux hands it to the switch, and its driver waits forever for an answer to its first command.
+const NO_CONTROL_QUEUE: u64 = 0b111_1111 << 17;
+/// `VIRTIO_F_RING_PACKED`: user-mode Linux starts packed rings with wrap counters of 0, which DPDK takes at its word. QEMU
+/// does not offer them either unless asked to.
+const SPLIT_RINGS: u64 = 1 << 34;
 
 /// The huge pages that any of `peers` needs.
 pub fn huge_pages(peers: impl IntoIterator<Item = Peer>) -> Option<HugePages> {
@@ -117,6 +124,7 @@ pub struct Running {
     pub pid: u32,
     // Dropped in this order.
     _switch: Runs,
+    _relays: Vec<Relay>,
     _dir: tempfile::TempDir,
     _lab: Option<Lab>,
 }
@@ -191,7 +199,7 @@ fn own(dir: tempfile::TempDir, ports: Ports, learning: bool) -> Result<Running> 
     let sockets = [0, 1].map(|n| switch.socket(&format!("port{n}")));
     let (control, pid) = (Some(switch.control_socket()), switch.pid());
     let kind = ports.adapter();
-    Ok(Running { sockets, kind, control, pid, _switch: Runs::Own(switch), _dir: dir, _lab: None })
+    Ok(Running { sockets, kind, control, pid, _switch: Runs::Own(switch), _relays: vec![], _dir: dir, _lab: None })
 }
 
 fn testpmd(dir: tempfile::TempDir) -> Result<Running> {
@@ -208,7 +216,7 @@ fn testpmd(dir: tempfile::TempDir) -> Result<Running> {
     process.wait_until(START, || sockets.iter().all(|s| s.exists()))?;
     let pid = process.pid();
     let runs = Runs::Other(process);
-    Ok(Running { sockets, kind: "virtio", control: None, pid, _switch: runs, _dir: dir, _lab: None })
+    Ok(Running { sockets, kind: "virtio", control: None, pid, _switch: runs, _relays: vec![], _dir: dir, _lab: None })
 }
 
 fn ovs(dir: tempfile::TempDir, tso: bool) -> Result<Running> {
@@ -220,14 +228,31 @@ fn ovs(dir: tempfile::TempDir, tso: bool) -> Result<Running> {
     // Its bridge is an interface that outlives it; it goes with a namespace. Sockets are reached all the same.
     let lab = Lab::new("bench")?;
     let ovs = Ovs::start(dir.path(), lab.host("ovs")?.namespace(), &settings)?;
-    for port in ["vhost0", "vhost1"] {
-        ovs.port(port, Some("type=dpdkvhostuser"))?;
-    }
     let sockets = [0, 1].map(|n| dir.path().join(format!("vhost{n}")));
+    let mut relays = Vec::new();
+    for (socket, port) in sockets.iter().zip(["vhost0", "vhost1"]) {
+        if tso {
+            // Only the ports that connect pass segments on: OVS turns the offload off for those that listen.
+            let server = socket.with_extension("switch");
+            relays.push(Relay::start(socket, &server, NO_CONTROL_QUEUE | SPLIT_RINGS)?);
+            ovs.port(port, &["type=dpdkvhostuserclient", &format!("options:vhost-server-path={}", server.display())])?;
+        } else {
+            ovs.port(port, &["type=dpdkvhostuser"])?;
+        }
+    }
     if !sockets.iter().all(|s| s.exists()) {
         bail!("OVS made no vhost-user sockets");
     }
     let pid = ovs.pid();
     let runs = Runs::Ovs(ovs);
-    Ok(Running { sockets, kind: "virtio", control: None, pid, _switch: runs, _dir: dir, _lab: Some(lab) })
+    Ok(Running {
+        sockets,
+        kind: "virtio",
+        control: None,
+        pid,
+        _switch: runs,
+        _relays: relays,
+        _dir: dir,
+        _lab: Some(lab),
+    })
 }
