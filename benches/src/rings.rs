@@ -26,9 +26,17 @@ impl Rings {
     /// # Panics
     /// When memory cannot be had: a bench has no use for less.
     pub fn new(frame: usize, macs: u16) -> Rings {
+        Rings::with_buffers(frame, macs, RING)
+    }
+
+    /// As [`Rings::new`], with `buffers` buffers on each side, a power of two, which the frames go round.
+    ///
+    /// # Panics
+    /// As [`Rings::new`].
+    pub fn with_buffers(frame: usize, macs: u16, buffers: u16) -> Rings {
         let workers = Workers::new(1, Snapshot::new(Vec::new(), 1500));
-        let (first, sender) = port(0, frame, macs);
-        let (second, receiver) = port(1, frame, macs);
+        let (first, sender) = guests::port(&Spec { ring: buffers, ..spec(0, frame, macs) });
+        let (second, receiver) = guests::port(&Spec { ring: buffers, ..spec(1, frame, macs) });
         let mut snapshot = Snapshot::new(vec![first, second], 1500);
         if macs > 1 {
             snapshot = snapshot.with_learned(learned(macs));
@@ -67,7 +75,11 @@ pub(crate) fn learned(macs: u16) -> Arc<Learned> {
 
 /// Port `index` of two and its guest, with `macs` stations.
 pub(crate) fn port(index: u16, frame: usize, macs: u16) -> (PortEntry, Guest) {
-    guests::port(&Spec {
+    guests::port(&spec(index, frame, macs))
+}
+
+fn spec(index: u16, frame: usize, macs: u16) -> Spec {
+    Spec {
         index,
         peer: 1 - index,
         vlan: VlanMode::Vst(VLAN),
@@ -77,7 +89,7 @@ pub(crate) fn port(index: u16, frame: usize, macs: u16) -> (PortEntry, Guest) {
         ring: RING,
         frame,
         stations: macs,
-    })
+    }
 }
 
 #[cfg(test)]

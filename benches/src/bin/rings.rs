@@ -1,9 +1,10 @@
-//! rings SIZE TURNS MACS: runs that many turns between two virtio cards, for a profiler (`--toggle-collect=*Rings*turn*`).
+//! rings SIZE TURNS MACS BUFFERS: runs that many turns between two virtio cards, each with so many buffers (a power of two; more of
+//! them leave the caches), for a profiler (`--toggle-collect=*Rings*turn*`) or the clock.
 use benches::Rings;
 
 fn main() {
     let arg = |n: usize, default: usize| std::env::args().nth(n).and_then(|a| a.parse().ok()).unwrap_or(default);
-    let mut rings = Rings::new(arg(1, 60), arg(3, 1) as u16);
+    let mut rings = Rings::with_buffers(arg(1, 60), arg(3, 1) as u16, arg(4, 256) as u16);
     let mut frames = 0;
     let mut spent = std::time::Duration::ZERO;
     for _ in 0..arg(2, 1000) {
