@@ -27,7 +27,16 @@ impl Rings {
     /// # Panics
     /// When memory cannot be had: a bench has no use for less.
     pub fn new(frame: usize, macs: u16) -> Rings {
-        let ((first, sender), (second, receiver)) = (port(0, frame, macs), port(1, frame, macs));
+        Rings::with_buffers(frame, macs, RING)
+    }
+
+    /// As [`Rings::new`], with `buffers` buffers on each side, a power of two, which the frames go round.
+    ///
+    /// # Panics
+    /// As [`Rings::new`].
+    pub fn with_buffers(frame: usize, macs: u16, buffers: u16) -> Rings {
+        let end = |index| guests::port(&Spec { ring: buffers, ..spec(index, frame, macs) });
+        let ((first, sender), (second, receiver)) = (end(0), end(1));
         Rings::between(vec![first, second], [Box::new(sender), Box::new(receiver)], macs)
     }
 

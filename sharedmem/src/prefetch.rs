@@ -12,6 +12,11 @@ pub fn prefetch<T: ?Sized>(what: &T) {
     }
 }
 
+/// Bytes of a cache line.
+const LINE: usize = 64;
+/// Bytes of the longest copy whose lines are all asked for beforehand: an Ethernet frame fits.
+pub(crate) const CLAIM: usize = 2048;
+
 /// Bytes of the largest ordinary page of any architecture.
 const LARGEST_PAGE: usize = 64 * 1024;
 
@@ -46,5 +51,21 @@ pub(crate) fn at_write(at: *const u8) {
     // does nothing (Intel SDM, "PREFETCHW"; it was a 3DNow! instruction of AMD's before).
     unsafe {
         std::arch::asm!("prefetchw byte ptr [{}]", in(reg) at, options(nostack, preserves_flags, readonly));
+    }
+}
+
+/// Asks for all lines of the `n` bytes at `at` at once, which are written now. A copy alone asks for them one after the
+/// other: its stores wait in order, and the processor looks ahead for loads only. A copy longer than [`CLAIM`] is left
+/// alone: the first-level cache would not hold the lines until their turn.
+#[inline(always)]
+pub(crate) fn claim_lines(at: *const u8, n: usize) {
+    if n > CLAIM {
+        return;
+    }
+    let end = at.wrapping_add(n);
+    let mut line = at.wrapping_sub(at as usize % LINE);
+    while line < end {
+        at_write(line);
+        line = line.wrapping_add(LINE);
     }
 }

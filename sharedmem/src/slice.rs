@@ -4,7 +4,7 @@ use std::marker::PhantomData;
 use std::ptr::{self, NonNull};
 use std::sync::atomic::{AtomicU8, AtomicU16, AtomicU32, AtomicU64, Ordering};
 
-use crate::prefetch::at_write;
+use crate::prefetch::{at_write, claim_lines};
 
 /// Bytes of [`Slice::read_head`] and [`Slice::write_head`]: a cache line.
 pub const HEAD: usize = 64;
@@ -176,6 +176,7 @@ impl<'m> Slice<'m> {
             return 0;
         }
         let n = self.len().min(to.len());
+        claim_lines(to.as_ptr(), n);
         // SAFETY: both are mapped for n bytes; ptr::copy allows overlap.
         unsafe { ptr::copy(self.as_ptr(), to.as_ptr(), n) };
         n
@@ -188,6 +189,7 @@ impl<'m> Slice<'m> {
             return (0, 0);
         }
         let n = self.len().min(to.len());
+        claim_lines(to.as_ptr(), n);
         let mut acc = 0u64;
         let mut at = 0;
         while at + 8 <= n {
@@ -354,6 +356,30 @@ mod tests {
             prop_assert_eq!(&out[..n], &data[..n]);
             let mut beyond = [1];
             prop_assert!(region.slice(3000 + to + n, 1).unwrap().read_at(0, &mut beyond) && beyond == [0]);
+        }
+    }
+
+    #[test]
+    fn copies_of_any_length_and_place_write_their_bytes_and_no_others() {
+        let file = tempfile::tempfile().unwrap();
+        file.set_len(16384).unwrap();
+        let region = Region::map(file.as_fd(), 0, 16384, true).unwrap();
+        let bytes: Vec<u8> = (0..6144u32).map(|at| (at * 7 % 251) as u8).collect();
+        let around = crate::prefetch::CLAIM - 3..crate::prefetch::CLAIM + 3;
+        for len in (0..=300).chain([1514]).chain(around) {
+            for (from, to) in [(0, 0), (0, 12), (1, 63), (76, 64), (33, 31), (len, 65)] {
+                let (src, dst) = (region.slice(0, 6144).unwrap(), region.slice(8192, 6144).unwrap());
+                assert!(src.write_at(0, &bytes) && dst.write_at(0, &[0xee; 6144]));
+                assert_eq!(src.sub(from, len).unwrap().copy_to(&dst.after(to).unwrap()), len);
+                let (mut expected, mut got) = (vec![0xee; 6144], vec![0; 6144]);
+                expected[to..to + len].copy_from_slice(&bytes[from..from + len]);
+                assert!(dst.read_at(0, &mut got) && got == expected, "{len} bytes from {from} to {to}");
+                // Within one memory, one window over the other.
+                assert_eq!(src.sub(from, len).unwrap().copy_to(&src.after(to).unwrap()), len);
+                let mut expected = bytes.clone();
+                expected.copy_within(from..from + len, to);
+                assert!(src.read_at(0, &mut got) && got == expected, "{len} bytes from {from} over {to}");
+            }
         }
     }
 

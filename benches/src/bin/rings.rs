@@ -1,11 +1,15 @@
-//! rings SIZE TURNS MACS|vmxnet3: runs that many turns between two virtio cards, or two vmxnet3 cards, for a profiler
-//! (`--toggle-collect=*Rings*turn*`).
+//! rings SIZE TURNS MACS|vmxnet3 BUFFERS: runs that many turns between two virtio cards, or two vmxnet3 cards, each with so
+//! many buffers (a power of two; more of them leave the caches), for a profiler (`--toggle-collect=*Rings*turn*`) or the clock.
 use benches::Rings;
 
 fn main() {
     let arg = |n: usize, default: usize| std::env::args().nth(n).and_then(|a| a.parse().ok()).unwrap_or(default);
     let vmxnet3 = std::env::args().nth(3).is_some_and(|word| word == "vmxnet3");
-    let mut rings = if vmxnet3 { Rings::vmxnet3(arg(1, 60)) } else { Rings::new(arg(1, 60), arg(3, 1) as u16) };
+    let mut rings = if vmxnet3 {
+        Rings::vmxnet3(arg(1, 60))
+    } else {
+        Rings::with_buffers(arg(1, 60), arg(3, 1) as u16, arg(4, 256) as u16)
+    };
     let mut frames = 0;
     let mut spent = std::time::Duration::ZERO;
     for _ in 0..arg(2, 1000) {
