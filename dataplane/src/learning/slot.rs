@@ -70,7 +70,7 @@ impl Bucket {
     pub(super) fn first_line(&self, key: u64) -> Option<Value> {
         // All four are looked at, whichever it is: nothing for the processor to guess wrong.
         let [_, b, c, d, ..] = &self.0;
-        let slot = usize::from(b.has(key)) | usize::from(c.has(key)) << 1 | usize::from(d.has(key)) * 3;
+        let slot = usize::from(b.has(key)) | usize::from(c.has(key)) << 1 | (usize::from(d.has(key)) * 3);
         self.0.get(slot)?.at().read(key)
     }
 
