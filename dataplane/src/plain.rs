@@ -3,6 +3,7 @@
 use sharedmem::Slice;
 use wire::MIN_FRAME;
 
+use crate::frame::HEAD_PLAIN;
 use crate::{Burst, Delivery, Frame};
 
 impl<'m> Burst<'m> {
@@ -19,8 +20,12 @@ impl<'m> Burst<'m> {
     #[inline(always)]
     pub fn write_plain<const P: usize>(&self, frame: &Frame, prefix: &[u8; P], to: &Slice<'_>, pad: bool) -> bool {
         let (head, len) = (usize::from(frame.head_len), frame.len());
+        // Beyond the frame the head holds zeros, which do no harm where there is room for them.
+        if to.write_prefixed(prefix, &frame.head, HEAD_PLAIN) {
+            return len <= head || self.write_rest(frame, to, P + head, len - head);
+        }
         if len <= head {
-            // Beyond the frame the head holds zeros: the padding.
+            // The zeros are the padding.
             return to.write_prefixed(prefix, &frame.head, if pad { len.max(MIN_FRAME) } else { len });
         }
         to.write_prefixed(prefix, &frame.head, head) && self.write_rest(frame, to, P + head, len - head)

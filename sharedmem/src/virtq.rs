@@ -212,6 +212,12 @@ impl SplitRing {
         }
     }
 
+    /// Asks the processor to bring the available entry at `index` near.
+    #[inline(always)]
+    pub fn prefetch_avail(&self, index: u16) {
+        self.avail.prefetch(4 + 2 * usize::from(index & self.mask));
+    }
+
     /// Where the driver wants to be notified (event index).
     #[inline]
     pub fn used_event(&self) -> u16 {
@@ -245,15 +251,20 @@ impl SplitRing {
         unsafe { self.used.base.add(4 + 8 * at).cast::<u64>().write_unaligned(element.to_le()) };
     }
 
-    /// Asks the processor for the right to write the used elements from `start` on, `count` of them, and the index.
+    /// Asks the processor for the right to write the used elements from `start` on, `count` of them.
     #[inline]
     pub fn prefetch_used(&self, start: u16, count: u16) {
         let place = |index: u16| self.used.base.wrapping_add(4 + 8 * usize::from(index & self.mask));
-        at_write(self.used.base);
         for n in (0..count).step_by(8) {
             at_write(place(start.wrapping_add(n)));
         }
         at_write(place(start.wrapping_add(count)));
+    }
+
+    /// Asks the processor for the right to write the index of used elements.
+    #[inline(always)]
+    pub fn prefetch_used_idx(&self) {
+        at_write(self.used.base);
     }
 
     /// The device's index, as it stands in memory.

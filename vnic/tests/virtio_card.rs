@@ -523,6 +523,58 @@ fn two_workers_deliver_to_one_queue() {
     workers.into_iter().for_each(|w| w.join().unwrap());
 }
 
+/// Three workers deliver bursts to one queue whose buffers are of several sizes and kinds: what one of them claims and cannot
+/// use must not be lost, and nobody waits for ever.
+#[test]
+fn workers_share_a_queue_of_odd_buffers() {
+    const FRAMES: u32 = 5_000;
+    for kind in 0..4 {
+        let mut rig = Rig::new(MERGE, &[]);
+        for slot in 0..32 {
+            let at = BASE + (RX_BUFFERS + slot * 2048) as u64;
+            let pieces = match (kind, slot % 5) {
+                (0, _) => [(at, 2048, WRITE), (at, 0, WRITE)],
+                (1, 3) => [(at, 100, WRITE), (at + 100, 0, WRITE)],
+                (1, _) => [(at, 400, WRITE), (at + 400, 0, WRITE)],
+                (2, 0) => [(at, 12, WRITE), (at + 12, 1000, WRITE)],
+                (2, _) => [(at, 400, WRITE), (at + 400, 400, WRITE)],
+                _ => [(at, 500 + slot as u32 * 40, WRITE), (at, 0, WRITE)],
+            };
+            // A second piece of no bytes would be a chain of two: most are of one.
+            let pieces = if kind == 2 && slot % 3 > 0 || pieces[1].1 == 0 { &pieces[..1] } else { &pieces[..] };
+            let head = rig.link(false, pieces);
+            rig.rx.free = 2 * (slot as u16 + 1) % 64;
+            assert_eq!(head, 2 * slot as u16);
+            rig.publish(false, head);
+        }
+        let path = Arc::new(RxPath::new(rig.card.clone()));
+        let workers = [0u8, 1, 2].map(|worker| {
+            let path = path.clone();
+            std::thread::spawn(move || rig::bursts(&*path, worker, FRAMES))
+        });
+        let mut reader = rig::Reader::default();
+        let mut given = 0u16;
+        loop {
+            let ended = workers.iter().all(std::thread::JoinHandle::is_finished);
+            for (head, len) in rig.used(false) {
+                assert_eq!(head, given % 32 * 2, "buffers come back in the order they were given");
+                given = given.wrapping_add(1);
+                // The pieces of a chain lie one behind the other.
+                reader.take(&rig.peek(RX_BUFFERS + usize::from(head / 2) * 2048, len as usize));
+                rig.publish(false, head);
+            }
+            if ended {
+                break;
+            }
+            std::thread::yield_now();
+        }
+        let taken: Vec<u64> = workers.into_iter().map(|worker| worker.join().unwrap()).collect();
+        assert_eq!(reader.frames.to_vec(), taken, "kind {kind}: what was delivered arrived");
+        assert!(kind != 0 || reader.empty == 0, "none of these needs to go back empty");
+        assert!(!rig.active.failed(0));
+    }
+}
+
 /// What `virtio-queue` makes of the chain that is published next: `None` when the card must refuse it, else the bytes, header
 /// included.
 fn model(queue: &mut Queue, memory: &GuestMemoryMmap) -> Option<Vec<u8>> {

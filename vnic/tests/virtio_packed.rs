@@ -694,6 +694,51 @@ fn two_workers_deliver_to_one_queue() {
     workers.into_iter().for_each(|w| w.join().unwrap());
 }
 
+/// The same with three workers, in bursts, and buffers of several sizes and kinds.
+#[test]
+fn workers_share_a_queue_of_odd_buffers() {
+    const FRAMES: u32 = 5_000;
+    for kind in 0..3 {
+        let mut rig = Rig::new(MERGE);
+        let pieces = |slot: usize| match (kind, slot % 5) {
+            (0, _) => vec![buffer(slot, 2048)],
+            (1, 3) => vec![buffer(slot, 100)],
+            (1, _) | (_, 1) => vec![buffer(slot, 400)],
+            _ => {
+                let (at, _, flags) = buffer(slot, 0);
+                vec![(at, 12, flags), (at + 12, 500, flags)]
+            }
+        };
+        let mut slots = [0; 64];
+        let give = |rig: &mut Rig, slots: &mut [usize; 64], slot: usize| {
+            slots[usize::from(rig.give(RX, &pieces(slot)).unwrap())] = slot;
+        };
+        (0..32).for_each(|slot| give(&mut rig, &mut slots, slot));
+        let path = Arc::new(RxPath::new(rig.card.clone()));
+        let workers = [0u8, 1, 2].map(|worker| {
+            let path = path.clone();
+            thread::spawn(move || rig::bursts(&*path, worker, FRAMES))
+        });
+        let mut reader = rig::Reader::default();
+        loop {
+            let ended = workers.iter().all(thread::JoinHandle::is_finished);
+            while let Some((id, len)) = rig.used_one(RX) {
+                let slot = slots[usize::from(id)];
+                reader.take(&rig.peek(RX_BUFFERS + slot * 2048, len as usize));
+                give(&mut rig, &mut slots, slot);
+            }
+            if ended {
+                break;
+            }
+            thread::yield_now();
+        }
+        let taken: Vec<u64> = workers.into_iter().map(|worker| worker.join().unwrap()).collect();
+        assert_eq!(reader.frames.to_vec(), taken, "kind {kind}: what was delivered arrived");
+        assert_eq!(reader.empty, 0, "what is claimed here is used");
+        assert!(!rig.failed(RX));
+    }
+}
+
 /// The position of the transmit ring is found again from its descriptors when the VMM tells the one of long ago; with chains
 /// of several descriptors when it is told right.
 #[test]

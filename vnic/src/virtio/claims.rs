@@ -178,6 +178,11 @@ impl Claims {
         self.change(seen.0, after.0).then_some(claim)
     }
 
+    /// True when things are as seen.
+    pub fn stands(&self, seen: Seen) -> bool {
+        self.taken.0.load(Ordering::Acquire) == seen.0
+    }
+
     #[inline(always)]
     fn change(&self, from: u64, to: u64) -> bool {
         self.taken.0.compare_exchange(from, to, Ordering::AcqRel, Ordering::Relaxed).is_ok()
@@ -187,6 +192,12 @@ impl Claims {
     #[inline(always)]
     pub fn will_finish(&self, claim: &Claim) {
         prefetch_write(self.turn(claim.ticket));
+    }
+
+    /// A claim will be made soon.
+    #[inline(always)]
+    pub fn will_take(&self) {
+        prefetch_write(&self.taken);
     }
 
     /// Holds off all other claims; `None` as in [`Claims::look`].
@@ -199,15 +210,16 @@ impl Claims {
         }
     }
 
-    /// Gives back the positions of `claim` from `end` on, for anybody to claim; false, and nothing done, when others were
-    /// claimed behind them.
+    /// Gives back the positions of `claim` from `end` on, for anybody to claim; false, and nothing done, when there is a
+    /// later claim.
     #[cold]
     pub fn shorten(&self, claim: &mut Claim, end: u16) -> bool {
-        let less = u32::from(claim.end().wrapping_sub(end));
+        let count = claim.end.wrapping_sub(u32::from(claim.end().wrapping_sub(end)));
         let mut word = self.taken.0.load(Ordering::Acquire);
-        while word & HELD == 0 && Seen(word).count() == claim.end {
-            if self.change(word, word & !(0xffff_ffff << 16) | u64::from(claim.end.wrapping_sub(less)) << 16) {
-                claim.end = claim.end.wrapping_sub(less);
+        // A later claim of no positions would still publish its own.
+        while word & HELD == 0 && Seen(word).ticket() == claim.ticket.wrapping_add(1) & TICKETS {
+            if self.change(word, word & !(0xffff_ffff << 16) | u64::from(count) << 16) {
+                claim.end = count;
                 return true;
             }
             word = self.taken.0.load(Ordering::Acquire);
@@ -270,3 +282,7 @@ impl Drop for Held<'_> {
         self.claims.taken.0.store(self.word, Ordering::Release);
     }
 }
+
+#[cfg(test)]
+#[path = "claims_tests.rs"]
+mod tests;

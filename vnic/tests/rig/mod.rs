@@ -128,3 +128,73 @@ pub fn frame(len: usize, seed: u8) -> Vec<u8> {
     bytes.extend((14..len).map(|i| (i as u8).wrapping_mul(7).wrapping_add(seed)));
     bytes
 }
+
+/// The lengths of the frames that [`bursts`] sends: most fit the smallest buffer, some take several.
+pub const LENGTHS: [usize; 7] = [60, 60, 64, 61, 300, 60, 1400];
+
+/// Frame `number` of `worker`.
+pub fn numbered(worker: u8, number: u32) -> Vec<u8> {
+    let mut bytes = frame(LENGTHS[number as usize % LENGTHS.len()], worker.wrapping_mul(31).wrapping_add(number as u8));
+    bytes[14] = worker;
+    bytes[15..19].copy_from_slice(&number.to_le_bytes());
+    bytes
+}
+
+/// Delivers frames in bursts of all lengths, as a worker would, until the card took `count`; returns how many it took. What
+/// finds no room is lost.
+pub fn bursts(path: &dyn Egress, worker: u8, count: u32) -> u64 {
+    let (mut number, mut taken) = (0, 0);
+    while taken < u64::from(count) {
+        let end = number + 1 + (number * 7 + u32::from(worker)) % 32;
+        let frames: Vec<Vec<u8>> = (number..end).map(|number| numbered(worker, number)).collect();
+        let totals = counted(&deliver(path, &frames, Offload::default()));
+        let lost = totals.drops(DropReason::RingFull);
+        assert_eq!(totals.out_frames + lost, u64::from(end - number), "{totals:?}");
+        taken += totals.out_frames;
+        if lost > 0 {
+            std::thread::sleep(std::time::Duration::from_micros(50));
+        }
+        number = end;
+    }
+    taken
+}
+
+/// What a driver takes out of its receive buffers.
+#[derive(Default)]
+pub struct Reader {
+    /// By worker: the number that must be exceeded, and frames so far.
+    pub next: [u32; 3],
+    pub frames: [u64; 3],
+    /// Buffers that came back empty.
+    pub empty: u64,
+    parts: Vec<u8>,
+    rest: u16,
+}
+
+impl Reader {
+    /// The next used buffer: its bytes. A buffer that holds no frame must not lie between those of one.
+    pub fn take(&mut self, bytes: &[u8]) {
+        if bytes.is_empty() {
+            assert_eq!(self.rest, 0, "a frame has all its buffers");
+            self.empty += 1;
+            return;
+        }
+        let body = if self.rest == 0 {
+            self.rest = u16::from_le_bytes([bytes[10], bytes[11]]);
+            &bytes[12..]
+        } else {
+            bytes
+        };
+        self.parts.extend(body);
+        self.rest -= 1;
+        if self.rest == 0 {
+            let frame = std::mem::take(&mut self.parts);
+            let (worker, number) = (frame[14], u32::from_le_bytes(frame[15..19].try_into().unwrap()));
+            assert_eq!(frame, numbered(worker, number), "as it was sent");
+            let next = &mut self.next[usize::from(worker)];
+            assert!(number >= *next, "frame {number} of worker {worker} in its order, not before {next}");
+            *next = number + 1;
+            self.frames[usize::from(worker)] += 1;
+        }
+    }
+}
