@@ -31,7 +31,7 @@
 //! | [`Grace`] ticks and beds | one worker each | control | atomics; an eventfd wakes a sleeper |
 //! | [`Inbox`] | workers | control | a bounded lock-free queue |
 //! | [`Learned`] addresses | workers, control (aging) | workers, control | atomics; a change tries a lock per part, and only control waits for it |
-//! | a port's egress ring position | workers | workers | the egress's own short lock; never held over a copy or a system call |
+//! | a port's egress ring position | workers | workers | virtio: claims by compare-and-swap, published in their order; else the egress's own short lock, never held over a copy or a system call |
 #![forbid(unsafe_code)]
 
 mod addresses;

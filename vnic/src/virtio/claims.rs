@@ -178,6 +178,11 @@ impl Claims {
         self.change(seen.0, after.0).then_some(claim)
     }
 
+    /// True when things are as seen.
+    pub fn stands(&self, seen: Seen) -> bool {
+        self.taken.0.load(Ordering::Acquire) == seen.0
+    }
+
     #[inline(always)]
     fn change(&self, from: u64, to: u64) -> bool {
         self.taken.0.compare_exchange(from, to, Ordering::AcqRel, Ordering::Relaxed).is_ok()

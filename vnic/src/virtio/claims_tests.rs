@@ -71,7 +71,9 @@ proptest! {
         let (claims, ring) = (Claims::new(base), ring());
         ring.set_used_idx(base);
         let mut model = Model { next: base, ..Model::default() };
-        let (mut looks, mut open, mut told): (Vec<(Seen, usize)>, Vec<(usize, Claim)>, u16) = (vec![], vec![], base);
+        let mut looks: Vec<(Seen, usize)> = vec![];
+        let mut open: Vec<(usize, Claim)> = vec![];
+        let mut told = base;
         for step in steps {
             match step {
                 Step::Look => {

@@ -36,8 +36,10 @@ struct NotPlain;
 
 /// Plain frames.
 type Frames<'b> = ArrayVec<&'b Frame, BURST>;
-/// The whole buffer of each, header and all, with its chain's identifier.
-type Rooms<'m> = ArrayVec<(Slice<'m>, u16), BURST>;
+/// The whole buffer of each, header and all.
+type Rooms<'m> = ArrayVec<Slice<'m>, BURST>;
+/// The identifier of each buffer's chain.
+type Ids = [u16; BURST];
 
 /// The header, `P` bytes long, of a frame nothing is said of: all zeros but the count of buffers in the longer one.
 const fn plain_header<const P: usize>() -> [u8; P] {
@@ -73,9 +75,10 @@ impl<'a, R: Virtq> Path<'a, R> {
         self.state.claims.will_take();
         let usual = self.state.usual.load(Ordering::Relaxed);
         let part = list.get(..BURST).unwrap_or(list);
-        let frames: Frames<'_> = part.iter().map_while(|delivery| self.plain(burst, delivery, usual)).collect();
-        let mut rooms = Rooms::new();
-        let mut claim = match self.claim::<P>(&frames, &mut rooms) {
+        let (mut frames, mut rooms, mut ids) = (Frames::new(), Rooms::new(), [0; BURST]);
+        // Cannot overflow: the part is cut to a burst.
+        frames.extend(part.iter().map_while(|delivery| self.plain(burst, delivery, usual)));
+        let mut claim = match self.claim::<P>(&frames, &mut rooms, &mut ids) {
             Ok(Some(claim)) => claim,
             Ok(None) => {
                 frames.iter().for_each(|_| tally.dropped(DropReason::RingFull));
@@ -84,14 +87,7 @@ impl<'a, R: Virtq> Path<'a, R> {
             Err(NotPlain) => return (0, false),
         };
         let mut done = rooms.len();
-        // The lines that all workers write are asked for shortly before the end, lest another takes them again.
-        let near = if frames.first().is_some_and(|frame| frame.len() > 2 * LINE) { NEAR_LONG } else { NEAR_SHORT };
-        let (first, last) = rooms.split_at(done.saturating_sub(near));
-        let (start, middle) = (claim.start(), first.len());
-        let mut bytes = fill::<P, R>(self.ring, burst, start, &frames, first);
-        self.state.claims.will_finish(&claim);
-        self.ring.will_publish();
-        bytes += fill::<P, R>(self.ring, burst, start.wrapping_add(middle as u16), &frames[middle..], last);
+        let bytes = self.fill_plain::<P>(burst, &claim, &frames, &rooms, &ids);
         tally.delivered_all(done, bytes);
         let end = claim.start().wrapping_add(done as u16);
         if end != claim.end() && !self.state.claims.shorten(&mut claim, end) {
@@ -102,7 +98,12 @@ impl<'a, R: Virtq> Path<'a, R> {
 
     /// Claims positions for `frames` as long as there are buffers, and looks them up; `None` when there is none.
     #[inline(always)]
-    fn claim<const P: usize>(&self, frames: &Frames<'_>, rooms: &mut Rooms<'a>) -> Result<Option<Claim>, NotPlain> {
+    fn claim<const P: usize>(
+        &self,
+        frames: &Frames<'_>,
+        rooms: &mut Rooms<'a>,
+        ids: &mut Ids,
+    ) -> Result<Option<Claim>, NotPlain> {
         while !frames.is_empty() {
             let Some(seen) = self.state.claims.look() else { return Ok(None) };
             let mut known = seen.avail();
@@ -114,16 +115,23 @@ impl<'a, R: Virtq> Path<'a, R> {
                 }
                 if let Some(claim) = self.state.claims.take(seen, known, there as u16) {
                     self.ring.will_use(claim.start(), there as u16);
-                    self.rooms::<P>(claim.start(), known, &frames[..there], rooms);
+                    let usual = self.rooms::<P>(claim.start(), known, &frames[..there], rooms, ids);
+                    self.note(usual);
                     return Ok(Some(claim));
                 }
             } else {
                 rooms.clear();
-                self.rooms::<P>(seen.next(), known, frames, rooms);
-                if rooms.is_empty() {
+                let usual = self.rooms::<P>(seen.next(), known, frames, rooms, ids);
+                // Where others claimed meanwhile, what was read may be what they wrote.
+                if rooms.is_empty() && self.state.claims.stands(seen) {
+                    self.note(usual);
                     return Err(NotPlain);
                 }
+                if rooms.is_empty() {
+                    continue;
+                }
                 if let Some(claim) = self.state.claims.take(seen, known, rooms.len() as u16) {
+                    self.note(usual);
                     return Ok(Some(claim));
                 }
             }
@@ -132,40 +140,80 @@ impl<'a, R: Virtq> Path<'a, R> {
     }
 
     /// The buffers from position `at` on, up to `known`, as long as each holds its frame in one piece. Their used entries
-    /// are written where nobody sees them yet.
+    /// are written where nobody sees them yet. Where one does not, what it holds is returned; 0 for another kind.
     #[inline(never)]
-    fn rooms<const P: usize>(&self, mut at: u16, mut known: u16, frames: &[&Frame], rooms: &mut Rooms<'a>) {
-        let mut ids = [0; BURST];
+    fn rooms<const P: usize>(
+        &self,
+        mut at: u16,
+        mut known: u16,
+        frames: &[&Frame],
+        rooms: &mut Rooms<'a>,
+        ids: &mut Ids,
+    ) -> Option<u32> {
         let ids = &mut ids[..frames.len().min(BURST)];
         let there = self.ring.singles(at, &mut known, ids).unwrap_or(0);
         let mut hint = SpanHint::default();
         let mut lookup = self.active.table.lookup(&mut hint);
         for (frame, id) in frames.iter().zip(&ids[..there]) {
             let Some(room) = self.ring.first(at, *id).and_then(|desc| single(&mut lookup, &desc, true)) else {
-                return self.state.usual.store(0, Ordering::Relaxed);
+                return Some(0);
             };
             let used = P + frame.len();
             // Of a short frame that is all.
             room.prefetch_write();
             room.prefetch_write_at(used);
             if room.len() < used {
-                return self.state.usual.store(room.len() as u32, Ordering::Relaxed);
+                return Some(room.len() as u32);
             }
             if R::INDEXED {
                 self.ring.put_used(at, *id, used as u32);
             }
             at = at.wrapping_add(1);
-            if rooms.try_push((room, *id)).is_err() {
-                return;
+            if rooms.try_push(room).is_err() {
+                break;
             }
         }
+        None
+    }
+
+    /// Notes what a buffer held that was not as expected.
+    #[inline(always)]
+    fn note(&self, usual: Option<u32>) {
+        if let Some(usual) = usual {
+            self.state.usual.store(usual, Ordering::Relaxed);
+        }
+    }
+
+    /// Writes headers and frames, and used entries that are seen at once; returns the bytes of the frames.
+    #[inline(always)]
+    fn fill_plain<const P: usize>(
+        &self,
+        burst: &Burst<'_>,
+        claim: &Claim,
+        frames: &[&Frame],
+        rooms: &[Slice<'_>],
+        ids: &Ids,
+    ) -> usize {
+        // The lines that all workers write are asked for shortly before the end, lest another takes them again.
+        let near = if frames.first().is_some_and(|frame| frame.len() > 2 * LINE) { NEAR_LONG } else { NEAR_SHORT };
+        let (first, last) = rooms.split_at(rooms.len().saturating_sub(near));
+        let mut bytes = fill::<P>(burst, frames, first);
+        self.state.claims.will_finish(claim);
+        self.ring.will_publish();
+        bytes += fill::<P>(burst, &frames[first.len()..], last);
+        if !R::INDEXED {
+            for (n, (frame, id)) in frames.iter().zip(ids).take(rooms.len()).enumerate() {
+                self.ring.put_used(claim.start().wrapping_add(n as u16), *id, (P + frame.len()) as u32);
+            }
+        }
+        bytes
     }
 }
 
 /// Asks for the lines of room `n`, but for the first, that its frame will fill.
 #[inline(never)]
-fn ask_for_rest(frames: &[&Frame], rooms: &[(Slice<'_>, u16)], n: usize) {
-    let (Some(frame), Some((room, _))) = (frames.get(n), rooms.get(n)) else { return };
+fn ask_for_rest(frames: &[&Frame], rooms: &[Slice<'_>], n: usize) {
+    let (Some(frame), Some(room)) = (frames.get(n), rooms.get(n)) else { return };
     let mut line = LINE;
     while line < frame.len().min(MOST_AHEAD) {
         room.prefetch_write_at(line);
@@ -173,26 +221,16 @@ fn ask_for_rest(frames: &[&Frame], rooms: &[(Slice<'_>, u16)], n: usize) {
     }
 }
 
-/// Writes header and frame into each room, and used entries that are seen at once; returns the bytes of the frames.
+/// Writes header and frame into each room; returns the bytes of the frames.
 #[inline(never)]
-fn fill<const P: usize, R: Virtq>(
-    ring: &R,
-    burst: &Burst<'_>,
-    mut at: u16,
-    frames: &[&Frame],
-    rooms: &[(Slice<'_>, u16)],
-) -> usize {
+fn fill<const P: usize>(burst: &Burst<'_>, frames: &[&Frame], rooms: &[Slice<'_>]) -> usize {
     let (header, mut bytes) = (const { plain_header::<P>() }, 0);
-    for (n, (frame, (room, id))) in frames.iter().zip(rooms).enumerate() {
+    for (n, (frame, room)) in frames.iter().zip(rooms).enumerate() {
         if frame.len() > 2 * LINE {
             ask_for_rest(frames, rooms, n + AHEAD);
         }
         // Cannot fail: the room was measured when it was looked up.
         let _ = burst.write_plain(frame, &header, room, false);
-        if !R::INDEXED {
-            ring.put_used(at, *id, (P + frame.len()) as u32);
-            at = at.wrapping_add(1);
-        }
         bytes += frame.len();
     }
     bytes

@@ -19,11 +19,14 @@ mod claims;
 pub mod control;
 mod fast;
 pub mod features;
+mod reserve;
+mod resume;
 mod ring;
 mod rx;
 mod tx;
 
 pub use card::{Active, Card, MAX_PAIRS, RxQueue, RxState, TxQueueRings, TxState};
-pub use ring::{Virtqueue, base, position, resume};
+pub use resume::{base, position, resume};
+pub use ring::Virtqueue;
 pub use rx::RxPath;
 pub use tx::TxQueue;
