@@ -189,7 +189,6 @@ impl<'m> Slice<'m> {
             return (0, 0);
         }
         let n = self.len().min(to.len());
-        claim_lines(to.as_ptr(), n);
         let mut acc = 0u64;
         let mut at = 0;
         while at + 8 <= n {
