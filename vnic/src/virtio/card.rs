@@ -90,6 +90,8 @@ pub struct RxPositions {
     pub published: u16,
     /// Reservations whose copies are done while an earlier one's are not.
     done: ArrayVec<(u16, u16), DELIVERERS>,
+    /// Chains may be noted of the positions that are reserved.
+    pub noted: bool,
 }
 
 impl Card {
@@ -110,7 +112,7 @@ impl TxState {
 impl RxState {
     /// A queue that starts at `base`.
     pub fn new(base: u16) -> RxState {
-        let positions = RxPositions { avail: base, next: base, published: base, done: ArrayVec::new() };
+        let positions = RxPositions { avail: base, next: base, published: base, done: ArrayVec::new(), noted: false };
         RxState { positions: Mutex::new(positions) }
     }
 }
@@ -126,6 +128,10 @@ impl RxPositions {
                 self.published = self.done.swap_remove(at).1;
             }
             ring.publish(self.published);
+            if self.noted {
+                ring.forget(before, self.published);
+                self.noted = self.published != self.next;
+            }
         } else {
             // There are never more deliverers than places: each has one reservation at a time.
             let _ = self.done.try_push((start, end));

@@ -18,11 +18,13 @@ mod chain;
 pub mod control;
 mod fast;
 pub mod features;
+mod recover;
 mod ring;
 mod rx;
 mod tx;
 
 pub use card::{Active, Card, MAX_PAIRS, RxQueue, RxState, TxQueueRings, TxState};
-pub use ring::{Virtqueue, base, position, resume};
+pub use recover::{recover, resume};
+pub use ring::{Virtqueue, base, position};
 pub use rx::RxPath;
 pub use tx::TxQueue;

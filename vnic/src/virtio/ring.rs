@@ -12,13 +12,13 @@
 
 use std::sync::atomic::{Ordering, fence};
 
-use sharedmem::{Lookup, MemTable, PackedEvent, PackedRing, SplitRing, VirtqDesc};
+use sharedmem::{InflightNote, Lookup, MemTable, PackedEvent, PackedRing, SplitRing, VirtqDesc};
 
 use super::chain::{self, NEXT, Pieces};
 
 /// Where the driver's half says that a descriptor is available, and the device's that it is used.
-const AVAIL: u16 = 1 << 7;
-const USED: u16 = 1 << 15;
+pub(super) const AVAIL: u16 = 1 << 7;
+pub(super) const USED: u16 = 1 << 15;
 
 /// A ring of either kind.
 #[derive(Clone, Debug)]
@@ -110,6 +110,20 @@ pub trait Virtq {
 
     /// Lets the driver see all used entries before `at`.
     fn publish(&self, at: u16);
+
+    /// True when chains whose used entries the driver will not find one after the other, or that take several positions,
+    /// are to be noted before they are given back ([`crate::virtio::recover`]).
+    #[inline(always)]
+    fn notes(&self) -> bool {
+        false
+    }
+
+    /// Notes chain `id` at `at`, of `slots` positions and with `len` bytes written, of the batch that begins at `first`.
+    /// The first of a batch is noted last, which makes all of them count.
+    fn note(&self, _at: u16, _slots: u16, _id: u16, _len: u32, _first: u16) {}
+
+    /// Takes back what was noted of the positions from `from` on, up to `to`: they are published.
+    fn forget(&self, _from: u16, _to: u16) {}
 
     /// True when the driver is to be told that used entries went from `before` to `after`.
     fn wants_interrupt(&self, event_idx: bool, before: u16, after: u16) -> bool;
@@ -216,8 +230,14 @@ impl Virtq for SplitRing {
 
 /// A position in a packed ring: index and wrap counter.
 #[inline(always)]
-fn place(ring: &PackedRing, at: u16) -> (u16, bool) {
+pub(super) fn place(ring: &PackedRing, at: u16) -> (u16, bool) {
     (at & (ring.size() - 1), at & ring.size() == 0)
+}
+
+/// The flags by which a descriptor is used in the round of `wrap`.
+#[inline(always)]
+pub(super) fn used_flags(wrap: bool) -> u16 {
+    if wrap { AVAIL | USED } else { 0 }
 }
 
 /// The descriptor at `at`, with its flags as they are, when the driver made it available in this round.
@@ -284,12 +304,37 @@ impl Virtq for PackedRing {
     #[inline(always)]
     fn put_used(&self, at: u16, id: u16, len: u32) {
         let (index, wrap) = place(self, at);
-        self.set_used(index, id, len, if wrap { AVAIL | USED } else { 0 });
+        self.set_used(index, id, len, used_flags(wrap));
     }
 
-    /// A used descriptor is seen as soon as it is written.
+    /// A used descriptor is seen as soon as it is written. What is to be stored, once for a burst, is where the next switch
+    /// goes on if this one ends now.
     #[inline]
-    fn publish(&self, _at: u16) {}
+    fn publish(&self, at: u16) {
+        if let Some(inflight) = self.inflight() {
+            let (index, wrap) = place(self, at);
+            inflight.settle(index, wrap);
+        }
+    }
+
+    #[inline(always)]
+    fn notes(&self) -> bool {
+        self.inflight().is_some()
+    }
+
+    fn note(&self, at: u16, slots: u16, id: u16, len: u32, first: u16) {
+        if let Some(inflight) = self.inflight() {
+            let (index, wrap) = place(self, at);
+            inflight.note(index, InflightNote { id, len, slots, flags: used_flags(wrap), counter: first.into() });
+        }
+    }
+
+    fn forget(&self, from: u16, to: u16) {
+        if let Some(inflight) = self.inflight() {
+            let count = to.wrapping_sub(from).min(self.size());
+            (0..count).for_each(|n| inflight.clear(place(self, from.wrapping_add(n)).0));
+        }
+    }
 
     /// Virtio 1.2, 2.8.10. Positions are compared within two rounds, which is all that a wrap counter tells.
     #[inline]
@@ -337,39 +382,4 @@ pub fn position(size: u16, base: u16) -> u16 {
 pub fn base(size: u16, position: u16) -> u16 {
     let index = position & size.wrapping_sub(1);
     if position & size == 0 { index | 0x8000 } else { index }
-}
-
-/// Where a packed ring goes on whose device ended without a word, `told` being where the VMM believes it does: behind the
-/// last used descriptor. There is no index in it, but each descriptor tells its round and whether it was used.
-///
-/// A chain that was used keeps its other descriptors as the driver wrote them. Only `told` says that those behind the last
-/// used one are such; without that they are the next chain, for a driver with tables makes chains of one descriptor.
-pub fn resume(ring: &PackedRing, told: u16) -> u16 {
-    let size = PackedRing::size(ring);
-    let rounds = size.wrapping_mul(2).wrapping_sub(1);
-    let at = |position: u16| ring.desc(place(ring, position).0);
-    let round = |index: u16| ring.desc(index).is_some_and(|d| d.flags & AVAIL != 0);
-    // The driver writes next where the round changes.
-    let first = round(0);
-    let change = (1..size).find(|index| round(*index) != first);
-    let (index, wrap) = change.map_or((0, !first), |index| (index, first));
-    let end = if wrap { index } else { index.wrapping_add(size) };
-    let used = |desc: VirtqDesc| (desc.flags & AVAIL != 0) == (desc.flags & USED != 0);
-    let last_used = (1..=size).find(|back| at(end.wrapping_sub(*back)).is_some_and(used));
-    let waiting = last_used.map_or(size, |back| back - 1);
-    let start = end.wrapping_sub(waiting);
-    let rest = told.wrapping_sub(start) & rounds;
-    if (1..=waiting).contains(&rest) {
-        let goes_on = |n: u16| at(start.wrapping_add(n)).is_some_and(|d| d.flags & NEXT != 0);
-        let id = |position: u16| at(position).map(|d| d.next);
-        let whole = (0..rest).all(|n| goes_on(n) == (n + 1 < rest));
-        // Where the driver has since written over the one that was used, nothing tells; 0 is what a VMM says that knows
-        // nothing.
-        let same =
-            if waiting < size { id(told.wrapping_sub(1)) == id(start.wrapping_sub(1)) } else { told & rounds != 0 };
-        if whole && same {
-            return told;
-        }
-    }
-    start & rounds
 }

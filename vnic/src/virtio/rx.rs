@@ -225,6 +225,7 @@ impl<'a, R: Virtq> Path<'a, R> {
         let mut memory = self.active.table.lookup(&mut hint);
         self.reserve_each(plans, at, batch, &mut positions, &mut memory, tally);
         batch.end = positions.next;
+        positions.noted |= self.ring.notes();
     }
 
     fn reserve_each(
@@ -375,11 +376,25 @@ impl<'a, R: Virtq> Path<'a, R> {
         bytes
     }
 
+    /// Notes the chains of the batch, for a switch that comes after us and finds some of them given back.
+    #[inline(never)]
+    fn note(&self, batch: &Batch<'_>) {
+        let mut end = batch.end;
+        for chain in batch.chains.iter().rev() {
+            let slots = end.wrapping_sub(chain.at);
+            self.ring.note(chain.at, slots, chain.id, chain.used.min(chain.room), batch.start);
+            end = chain.at;
+        }
+    }
+
     /// Writes the used entries and publishes them in order. True when the driver is to be told.
     #[inline]
     fn publish(&self, batch: &Batch<'_>) -> bool {
         if batch.chains.is_empty() {
             return false;
+        }
+        if self.ring.notes() {
+            self.note(batch);
         }
         // The first last: a packed ring's used descriptors are seen as they are written, and a driver that sees the first
         // buffer of a frame takes the others to be there.

@@ -133,8 +133,16 @@ impl<R: Virtq> Serving<'_, R> {
         };
         sink.forward(&burst);
         drop(burst);
+        let after = next.wrapping_add(found.slots);
+        let note = found.slots > 1 && self.ring.notes();
+        if note {
+            self.ring.note(next, found.slots, found.id, 0, next);
+        }
         self.ring.put_used(next, found.id, 0);
-        self.finish(next, next.wrapping_add(found.slots));
+        self.finish(next, after);
+        if note {
+            self.ring.forget(next, after);
+        }
         1
     }
 
