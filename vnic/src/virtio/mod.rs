@@ -16,6 +16,8 @@
 mod card;
 mod chain;
 pub mod control;
+#[cfg(test)]
+mod crash_tests;
 mod fast;
 pub mod features;
 mod recover;

@@ -146,7 +146,7 @@ pub(super) struct Path<'a, R> {
 
 impl<'a, R: Virtq> Path<'a, R> {
     #[inline]
-    fn new(active: &'a Active, ring: &'a R, state: &'a RxState, number: usize) -> Path<'a, R> {
+    pub(super) fn new(active: &'a Active, ring: &'a R, state: &'a RxState, number: usize) -> Path<'a, R> {
         let header = header_len(active.features);
         let mergeable = active.features & features::MRG_RXBUF != 0;
         Path { active, ring, state, number, header, mergeable, caps: caps(active.features) }
@@ -154,7 +154,7 @@ impl<'a, R: Virtq> Path<'a, R> {
 
     /// Delivers `list`; true when the driver is to be told.
     #[inline]
-    fn deliver_all(&self, burst: &Burst<'_>, list: &[Delivery], tally: &mut Tally) -> bool {
+    pub(super) fn deliver_all(&self, burst: &Burst<'_>, list: &[Delivery], tally: &mut Tally) -> bool {
         let mut told = false;
         let mut rest = list;
         while !rest.is_empty() {

@@ -84,18 +84,18 @@ fn arm(ring: &impl Virtq, next: u16, event_idx: bool) -> bool {
 }
 
 /// One look at a queue.
-struct Serving<'a, R> {
-    card: &'a Card,
-    active: &'a Active,
-    ring: &'a R,
-    state: &'a TxState,
-    pair: usize,
+pub(super) struct Serving<'a, R> {
+    pub(super) card: &'a Card,
+    pub(super) active: &'a Active,
+    pub(super) ring: &'a R,
+    pub(super) state: &'a TxState,
+    pub(super) pair: usize,
 }
 
 impl<R: Virtq> Serving<'_, R> {
     /// Forwards what waits, a burst at most, and gives its chains back.
     #[inline]
-    fn poll(self, hint: &mut SpanHint, sink: &mut dyn Sink) -> usize {
+    pub(super) fn poll(self, hint: &mut SpanHint, sink: &mut dyn Sink) -> usize {
         let next = self.state.next.load(Ordering::Relaxed);
         let mut ids = [0; BURST];
         let mut known = next;
