@@ -46,6 +46,8 @@ pub(super) struct Device {
     pub(super) features: u64,
     /// The peer may ask for an answer to any message.
     acknowledges: bool,
+    /// The peer may ask for inflight memory and hand it back.
+    keeps_inflight: bool,
     /// The channel for requests of ours, held for the peer's sake: user-mode Linux has no interrupts without.
     requests: Option<Backend>,
     pub(super) table: Arc<MemTable>,
@@ -82,7 +84,18 @@ impl Device {
     pub(super) fn new(setup: Arc<CardSetup>, card: Arc<Card>) -> Device {
         let table = Arc::new(MemTable::new());
         let (vrings, control) = (Default::default(), Control::new(&setup));
-        Device { setup, card, features: 0, acknowledges: false, requests: None, table, vrings, control, inflight: None }
+        Device {
+            setup,
+            card,
+            features: 0,
+            acknowledges: false,
+            keeps_inflight: false,
+            requests: None,
+            table,
+            vrings,
+            control,
+            inflight: None,
+        }
     }
 
     /// The VMM has gone: workers let go of its memory before this returns.
@@ -105,6 +118,11 @@ impl Device {
     /// True when answers to any message were agreed on.
     pub(super) fn acknowledges(&self) -> bool {
         self.acknowledges
+    }
+
+    /// True when inflight memory was agreed on.
+    pub(super) fn keeps_inflight(&self) -> bool {
+        self.keeps_inflight
     }
 
     fn vring(&mut self, index: u32) -> Result<&mut Vring> {
@@ -190,6 +208,7 @@ impl VhostUserBackendReqHandlerMut for Device {
 
     fn set_protocol_features(&mut self, accepted: u64) -> Result<()> {
         self.acknowledges = accepted & VhostUserProtocolFeatures::REPLY_ACK.bits() != 0;
+        self.keeps_inflight = accepted & VhostUserProtocolFeatures::INFLIGHT_SHMFD.bits() != 0;
         Ok(())
     }
 

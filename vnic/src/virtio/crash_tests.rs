@@ -445,6 +445,12 @@ impl World {
 
     /// The life of a switch, which ends when the fuse has burnt, or after a while.
     fn life(&mut self, fuse: u32) {
+        // The driver goes on while there is no switch.
+        if self.sending && self.dice.below(2) == 0 {
+            while self.drivers[TX].take().is_some() {}
+            (0..self.dice.below(64)).for_each(|_| self.send());
+            self.receive();
+        }
         // The second fuse is another worker's.
         let fuses = [Fuse::new(fuse), Fuse::new(self.dice.below(40))];
         if self.features & RING_PACKED != 0 {
