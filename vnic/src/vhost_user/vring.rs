@@ -29,12 +29,7 @@ pub(super) struct Vring {
 }
 
 /// The rings of `vring` in guest memory, when all of them lie in it; a packed one with what the VMM keeps of it.
-pub(super) fn resolve(
-    table: &MemTable,
-    vring: &Vring,
-    packed: bool,
-    inflight: Option<&Inflight>,
-) -> Option<Virtqueue> {
+pub(super) fn resolve(table: &MemTable, vring: &Vring, packed: bool, inflight: Option<&Inflight>) -> Option<Virtqueue> {
     let [desc, avail, used] = vring.places?;
     let n = u64::from(vring.size);
     let place = |address: u64, len: u64| {

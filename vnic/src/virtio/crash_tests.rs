@@ -2,7 +2,6 @@
 //! back once and in order, no frame is lost, mangled or received twice, and nothing stalls.
 
 use std::cell::{Cell, RefCell};
-use std::collections::VecDeque;
 use std::os::fd::AsFd;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::Arc;
@@ -12,34 +11,18 @@ use arc_swap::ArcSwapOption;
 use arrayvec::ArrayVec;
 use dataplane::{Burst, Caps, Delivery, Offload, Plan, PortState, Sink, Tally};
 use proptest::prelude::*;
-use sharedmem::{
-    Inflight, Lookup, MemTable, PackedRing, Region, Slice, Span, SpanHint, SplitRing, VirtqDesc, inflight_bytes,
-};
+use sharedmem::{Inflight, Lookup, MemTable, PackedRing, Region, Span, SpanHint, SplitRing, VirtqDesc, inflight_bytes};
 
 use super::chain::Pieces;
 use super::features::{MRG_RXBUF, RING_PACKED, VERSION_1};
-use super::ring::{AVAIL, Broken, Found, USED, Virtq};
+use super::ring::{Broken, Found, Virtq};
 use super::rx::Path;
+use super::test_driver::{AREAS, BASE, Guest, MEMORY, RINGS, RX, TX, frame, number};
 use super::tx::Serving;
 use super::{Active, Card, RxState, TxState, recover};
 use crate::irq::Interrupts;
 
-const BASE: u64 = 0x4000_0000;
-const MEMORY: usize = 1 << 20;
-/// The transmit and the receive queue: ring, buffers, indirect tables; and within a ring the areas behind descriptors.
-const RINGS: [usize; 2] = [0, 0x4000];
-const AREAS: [usize; 2] = [0x2000, 0x3000];
-const TABLES: [usize; 2] = [0x8000, 0xc000];
-const BUFFERS: [usize; 2] = [0x1_0000, 0x4_0000];
-const SLOT: usize = 1024;
-const SLOTS: usize = 128;
-const TX: usize = 0;
-const RX: usize = 1;
 const RX_SIZE: u16 = 64;
-const HEADER: usize = 12;
-const NEXT: u16 = 1;
-const WRITE: u16 = 2;
-const INDIRECT: u16 = 4;
 
 /// What the switch dies of.
 struct Crash;
@@ -142,154 +125,6 @@ impl<R: Virtq> Virtq for Fused<'_, '_, '_, R> {
     }
 }
 
-/// Numbers from a seed.
-struct Dice(u64);
-
-impl Dice {
-    fn below(&mut self, n: u32) -> u32 {
-        self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-        ((self.0 >> 33) as u32) % n
-    }
-}
-
-/// A chain that the driver gave: its descriptors, or its identifier; positions; pieces (offset in memory, length).
-struct Given {
-    ids: Vec<u16>,
-    slots: u16,
-    pieces: Vec<(usize, usize)>,
-}
-
-/// The driver of one queue.
-struct Driver {
-    memory: Arc<Region>,
-    which: usize,
-    size: u16,
-    packed: bool,
-    /// Where the next chain goes, and where the next used one is looked for.
-    next: u16,
-    seen: u16,
-    /// Descriptors that are free.
-    room: u16,
-    given: VecDeque<Given>,
-    slot: usize,
-}
-
-impl Driver {
-    fn new(memory: &Arc<Region>, which: usize, size: u16, packed: bool) -> Driver {
-        let memory = memory.clone();
-        Driver { memory, which, size, packed, next: 0, seen: 0, room: size, given: VecDeque::new(), slot: 0 }
-    }
-
-    /// Where descriptor `index` lies.
-    fn place(&self, index: u16) -> usize {
-        RINGS[self.which] + 16 * usize::from(index & (self.size - 1))
-    }
-
-    fn window(&self) -> Slice<'_> {
-        self.memory.slice(0, MEMORY).expect("all of it")
-    }
-
-    fn word(&self, at: usize) -> u16 {
-        self.window().load_u16(at).expect("in memory")
-    }
-
-    fn set_word(&self, at: usize, value: u16) {
-        assert!(self.window().store_u16(at, value));
-    }
-
-    /// Writes a descriptor, or an entry of a table: fields in the order of the kind of ring, the flags last.
-    fn describe(&self, at: usize, (offset, len): (usize, usize), flags: u16, other: u16) {
-        let [f, o] = if self.packed { [14, 12] } else { [12, 14] };
-        assert!(self.window().write_at(at, &(BASE + offset as u64).to_le_bytes()));
-        assert!(self.window().write_at(at + 8, &(len as u32).to_le_bytes()));
-        self.set_word(at + o, other);
-        self.set_word(at + f, flags);
-    }
-
-    /// Makes a chain of `pieces` available, with a table if asked; false when there is no room.
-    fn give(&mut self, pieces: &[(usize, usize)], table: bool) -> bool {
-        let direction = if self.which == RX { WRITE } else { 0 };
-        let (mut parts, mut flags) = (pieces.to_vec(), direction);
-        if table {
-            let at = TABLES[self.which] + self.slot * 64;
-            for (n, piece) in pieces.iter().enumerate() {
-                let more = if n + 1 < pieces.len() { NEXT } else { 0 };
-                self.describe(at + n * 16, *piece, more | direction, n as u16 + 1);
-            }
-            (parts, flags) = (vec![(at, 16 * pieces.len())], INDIRECT);
-        }
-        let slots = parts.len() as u16;
-        if slots > self.room {
-            return false;
-        }
-        let outstanding = |id: &u16| self.given.iter().any(|given| given.ids.contains(id));
-        let mut ids: Vec<u16> = (0..self.size).rev().filter(|id| !outstanding(id)).take(parts.len()).collect();
-        for (n, piece) in parts.iter().enumerate().rev() {
-            let more = if n + 1 < parts.len() { NEXT } else { 0 };
-            if self.packed {
-                let at = self.next.wrapping_add(n as u16);
-                let mark = if at & self.size == 0 { AVAIL } else { USED };
-                // Only the last need tell the identifier.
-                let id = if more == 0 { ids[0] } else { 0xdead };
-                self.describe(self.place(at), *piece, more | flags | mark, id);
-            } else {
-                self.describe(self.place(ids[n]), *piece, more | flags, ids.get(n + 1).copied().unwrap_or(0));
-            }
-        }
-        if self.packed {
-            ids.truncate(1);
-            self.next = self.next.wrapping_add(slots);
-        } else {
-            self.set_word(RINGS[self.which] + AREAS[0] + 4 + 2 * usize::from(self.next & (self.size - 1)), ids[0]);
-            self.next = self.next.wrapping_add(1);
-            self.set_word(RINGS[self.which] + AREAS[0] + 2, self.next);
-        }
-        self.room -= slots;
-        self.given.push_back(Given { ids, slots, pieces: pieces.to_vec() });
-        self.slot = (self.slot + 1) % SLOTS;
-        true
-    }
-
-    /// The next chain that was given back, and the bytes in it.
-    fn take(&mut self) -> Option<(Given, usize)> {
-        let (id, len) = if self.packed {
-            let (at, wrap) = (self.place(self.seen), self.seen & self.size == 0);
-            if self.word(at + 14) & (AVAIL | USED) != if wrap { AVAIL | USED } else { 0 } {
-                return None;
-            }
-            (self.word(at + 12), self.word(at + 8))
-        } else {
-            let used = RINGS[self.which] + AREAS[1];
-            if self.word(used + 2) == self.seen {
-                return None;
-            }
-            let at = used + 4 + 8 * usize::from(self.seen & (self.size - 1));
-            (self.word(at), self.word(at + 4))
-        };
-        let given = self.given.pop_front().expect("a chain that was given");
-        assert_eq!(id, given.ids[0], "chains come back once, and in their order");
-        self.seen = self.seen.wrapping_add(if self.packed { given.slots } else { 1 });
-        self.room += given.slots;
-        Some((given, usize::from(len)))
-    }
-}
-
-/// A frame that tells its number in every byte behind its addresses.
-fn frame(number: u32) -> Vec<u8> {
-    let len = 60 + (number as usize * 37) % 340;
-    let mut bytes = vec![2, 0, 0, 0, 0, 1, 2, 0, 0, 0, 0, 2, 0x88, 0xb6];
-    bytes.extend(number.to_le_bytes());
-    bytes.extend((bytes.len()..len).map(|i| (i as u32).wrapping_mul(7).wrapping_add(number * 13) as u8));
-    bytes
-}
-
-/// The number of a frame that is whole.
-fn number(bytes: &[u8]) -> u32 {
-    let number = u32::from_le_bytes(bytes[14..18].try_into().expect("four bytes"));
-    assert_eq!(bytes, frame(number), "a frame is whole");
-    number
-}
-
 /// What the switch forwarded.
 #[derive(Default)]
 struct Numbers(Vec<u32>);
@@ -318,41 +153,23 @@ fn region(len: usize) -> Arc<Region> {
 /// What outlives the switch.
 struct World {
     features: u64,
-    memory: Arc<Region>,
     kept: Arc<Region>,
-    drivers: [Driver; 2],
-    dice: Dice,
+    guest: Guest,
     /// The driver has something to send.
     sending: bool,
-    /// Next number of a frame that the driver sends, and that is delivered to it.
-    next: [u32; 2],
+    /// The number of the next frame for the driver.
+    next: u32,
     forwarded: Vec<u32>,
-    /// Deliveries that came to their end, and what the driver received.
+    /// Deliveries that came to their end.
     delivered: Vec<u32>,
-    received: Vec<u32>,
-    /// A frame of which the driver has the first buffers: how many are to come, and its bytes.
-    partial: (u16, Vec<u8>),
 }
 
 impl World {
     fn new(packed: bool, tx_size: u16, seed: u64) -> World {
-        let memory = region(MEMORY);
         let kept = region(2 * inflight_bytes(RX_SIZE, true).next_multiple_of(4096));
         let features = VERSION_1 | MRG_RXBUF | if packed { RING_PACKED } else { 0 };
-        let drivers = [(TX, tx_size), (RX, RX_SIZE)].map(|(which, size)| Driver::new(&memory, which, size, packed));
-        let world = World {
-            features,
-            memory,
-            kept,
-            drivers,
-            dice: Dice(seed),
-            sending: true,
-            next: [0; 2],
-            forwarded: vec![],
-            delivered: vec![],
-            received: vec![],
-            partial: (0, vec![]),
-        };
+        let guest = Guest::new(region(MEMORY), [tx_size, RX_SIZE], packed, seed);
+        let world = World { features, kept, guest, sending: true, next: 0, forwarded: vec![], delivered: vec![] };
         (0..2).for_each(|which| world.inflight(which).prepare());
         for which in 0..2 {
             world.inflight(which).settle(0, true);
@@ -362,97 +179,30 @@ impl World {
 
     fn inflight(&self, which: usize) -> Inflight {
         let place = (&self.kept, which * inflight_bytes(RX_SIZE, true));
-        Inflight::new(place, self.drivers[which].size, true).expect("it fits")
+        Inflight::new(place, self.guest.drivers[which].size, true).expect("it fits")
     }
 
     fn split(&self, which: usize) -> SplitRing {
-        let [desc, avail, used] = [0, AREAS[0], AREAS[1]].map(|area| (&self.memory, RINGS[which] + area));
-        SplitRing::new(self.drivers[which].size, desc, avail, used).expect("a ring")
+        let [desc, avail, used] = [0, AREAS[0], AREAS[1]].map(|area| (&self.guest.memory, RINGS[which] + area));
+        SplitRing::new(self.guest.drivers[which].size, desc, avail, used).expect("a ring")
     }
 
     fn packed(&self, which: usize) -> PackedRing {
-        let [desc, driver, device] = [0, AREAS[0], AREAS[1]].map(|area| (&self.memory, RINGS[which] + area));
-        let ring = PackedRing::new(self.drivers[which].size, desc, driver, device).expect("a ring");
+        let [desc, driver, device] = [0, AREAS[0], AREAS[1]].map(|area| (&self.guest.memory, RINGS[which] + area));
+        let ring = PackedRing::new(self.guest.drivers[which].size, desc, driver, device).expect("a ring");
         ring.with_inflight(Some(self.inflight(which)))
-    }
-
-    /// Sends a frame in some shape, if there is room.
-    fn send(&mut self) {
-        let dice = self.dice.below(8);
-        let driver = &mut self.drivers[TX];
-        let at = BUFFERS[TX] + driver.slot * SLOT;
-        let bytes = [vec![0; HEADER], frame(self.next[TX])].concat();
-        assert!(driver.window().write_at(at, &bytes));
-        let cut = |cuts: &[usize]| {
-            let ends: Vec<usize> = [0].iter().chain(cuts).chain(&[bytes.len()]).copied().collect();
-            ends.windows(2).map(|w| (at + w[0], w[1] - w[0])).collect::<Vec<_>>()
-        };
-        let (pieces, table) = match dice {
-            0..3 => (cut(&[]), false),
-            3 => (cut(&[HEADER]), false),
-            4 => (cut(&[5, 40]), false),
-            5 => (cut(&[]), true),
-            _ => (cut(&[HEADER, 50]), true),
-        };
-        if driver.give(&pieces, table) {
-            self.next[TX] += 1;
-        }
-    }
-
-    /// Takes what was received, and gives buffers while there is room.
-    fn receive(&mut self) {
-        while let Some((given, len)) = self.drivers[RX].take() {
-            let mut bytes = vec![];
-            for (at, room) in &given.pieces {
-                let mut part = vec![0; (len - bytes.len()).min(*room)];
-                assert!(self.drivers[RX].window().read_at(*at, &mut part));
-                bytes.extend(part);
-            }
-            assert_eq!(bytes.len(), len);
-            if self.partial.0 == 0 {
-                // Drivers drop what is no frame (Linux: "short packet").
-                if len == 0 {
-                    continue;
-                }
-                self.partial = (u16::from_le_bytes([bytes[10], bytes[11]]), bytes[HEADER..].to_vec());
-            } else {
-                assert!(len > 0, "no buffer of a frame is empty");
-                self.partial.1.extend(bytes);
-            }
-            self.partial.0 -= 1;
-            if self.partial.0 == 0 {
-                self.received.push(number(&self.partial.1));
-            }
-        }
-        assert_eq!(self.partial.0, 0, "who sees the first buffer of a frame sees all");
-        loop {
-            let (dice, len) = (self.dice.below(5), 128 + self.dice.below(700) as usize);
-            let driver = &mut self.drivers[RX];
-            let at = BUFFERS[RX] + driver.slot * SLOT;
-            // What is in it is no frame.
-            assert!(driver.window().write_at(at, &[0xee; SLOT]));
-            let (pieces, table) = match dice {
-                0..2 => (vec![(at, len)], false),
-                2 => (vec![(at, 20), (at + 20, len)], false),
-                3 => (vec![(at, 10), (at + 10, 64), (at + 74, len)], false),
-                _ => (vec![(at, 100), (at + 100, len)], true),
-            };
-            if !driver.give(&pieces, table) {
-                return;
-            }
-        }
     }
 
     /// The life of a switch, which ends when the fuse has burnt, or after a while.
     fn life(&mut self, fuse: u32) {
         // The driver goes on while there is no switch.
-        if self.sending && self.dice.below(2) == 0 {
-            while self.drivers[TX].take().is_some() {}
-            (0..self.dice.below(64)).for_each(|_| self.send());
-            self.receive();
+        if self.sending && self.guest.dice.below(2) == 0 {
+            self.guest.reap();
+            (0..self.guest.dice.below(64)).for_each(|_| self.guest.send());
+            self.guest.receive();
         }
         // The second fuse is another worker's.
-        let fuses = [Fuse::new(fuse), Fuse::new(self.dice.below(40))];
+        let fuses = [Fuse::new(fuse), Fuse::new(self.guest.dice.below(40))];
         if self.features & RING_PACKED != 0 {
             let rings = [TX, RX].map(|which| self.packed(which));
             let starts = [0, 1].map(|which: usize| recover(&rings[which]).expect("it was kept"));
@@ -465,7 +215,7 @@ impl World {
     }
 
     fn serve<R: Virtq>(&mut self, rings: &[R; 2], starts: [u16; 2], fuses: &[Fuse<'_>; 2]) {
-        let span = Span { guest: BASE, len: MEMORY as u64, user: BASE, region: self.memory.clone(), offset: 0 };
+        let span = Span { guest: BASE, len: MEMORY as u64, user: BASE, region: self.guest.memory.clone(), offset: 0 };
         let active = Active {
             table: Arc::new(MemTable::new().with(span).expect("a table")),
             features: self.features,
@@ -483,14 +233,14 @@ impl World {
         };
         let (tx, rx) = (TxState::new(starts[TX]), RxState::new(starts[RX]));
         for _ in 0..40 {
-            let ended = match self.dice.below(4) {
+            let ended = match self.guest.dice.below(4) {
                 0 if self.sending => {
-                    (0..self.dice.below(24)).for_each(|_| self.send());
+                    (0..self.guest.dice.below(24)).for_each(|_| self.guest.send());
                     Ok(())
                 }
                 0 | 1 => {
-                    while self.drivers[TX].take().is_some() {}
-                    self.receive();
+                    self.guest.reap();
+                    self.guest.receive();
                     Ok(())
                 }
                 2 => {
@@ -519,10 +269,10 @@ impl World {
         state: &RxState,
         fuses: &[Fuse<'_>; 2],
     ) -> std::thread::Result<()> {
-        self.receive();
-        let counts = [1 + self.dice.below(3), self.dice.below(3)];
-        let first = self.next[RX];
-        self.next[RX] += counts[0] + counts[1];
+        self.guest.receive();
+        let counts = [1 + self.guest.dice.below(3), self.guest.dice.below(3)];
+        let first = self.next;
+        self.next += counts[0] + counts[1];
         let done = [Cell::new(false), Cell::new(false)];
         let run = |which: usize, fuse: &Fuse<'_>| {
             let from = first + if which == 0 { 0 } else { counts[0] };
@@ -556,21 +306,21 @@ impl World {
                 self.life(u32::MAX);
             }
         }
-        while self.drivers[TX].take().is_some() {}
-        self.receive();
-        assert!(self.drivers[TX].given.is_empty(), "every chain came back");
+        self.guest.reap();
+        self.guest.receive();
+        assert!(self.guest.drivers[TX].given.is_empty(), "every chain came back");
         let mut forwarded = self.forwarded.clone();
         forwarded.sort_unstable();
         forwarded.dedup();
-        let lost = (0..self.next[TX]).find(|number| forwarded.binary_search(number).is_err());
+        let lost = (0..self.guest.next).find(|number| forwarded.binary_search(number).is_err());
         assert_eq!(lost, None, "each frame sent was forwarded");
         let twice = self.forwarded.len() - forwarded.len();
         assert!(twice <= 32 * lives as usize, "{twice} frames twice in {lives} crashes");
-        assert!(self.next[TX] > 20 && self.delivered.len() > 20, "something was done");
-        let mut received = self.received.clone();
+        assert!(self.guest.next > 20 && self.delivered.len() > 20, "something was done");
+        let mut received = self.guest.received.clone();
         received.sort_unstable();
         received.dedup();
-        assert_eq!(received.len(), self.received.len(), "none is received twice");
+        assert_eq!(received.len(), self.guest.received.len(), "none is received twice");
         for number in &self.delivered {
             assert!(received.binary_search(number).is_ok(), "frame {number} was delivered and is not there");
         }
@@ -600,7 +350,7 @@ proptest! {
         let mut world = World::new(packed, 1 << size, seed);
         let lives = 60;
         for _ in 0..lives {
-            let fuse = world.dice.below(90);
+            let fuse = world.guest.dice.below(90);
             world.life(fuse);
         }
         world.settle(lives);

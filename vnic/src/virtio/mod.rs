@@ -23,6 +23,8 @@ pub mod features;
 mod recover;
 mod ring;
 mod rx;
+#[cfg(test)]
+mod test_driver;
 mod tx;
 
 pub use card::{Active, Card, MAX_PAIRS, RxQueue, RxState, TxQueueRings, TxState};
