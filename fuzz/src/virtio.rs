@@ -1,15 +1,15 @@
 //! A guest that drives a virtio card with split or packed rings: descriptors, chains and tables of any kind in its rings, polls and deliveries.
 
+mod inflight;
+
 use std::collections::VecDeque;
 use std::sync::Arc;
 
 use dataplane::{Arm, Ingress, PortState};
-use sharedmem::{Inflight, PackedRing, Region, SharedPage, SplitRing, inflight_bytes};
+use sharedmem::{PackedRing, Region, SplitRing};
 use vnic::irq::{Interrupts, IrqKind};
 use vnic::virtio::features::{EVENT_IDX, MRG_RXBUF, RING_PACKED, VERSION_1};
-use vnic::virtio::{
-    Active, Card, RxPath, RxQueue, RxState, TxQueue, TxQueueRings, TxState, Virtqueue, position, recover, resume,
-};
+use vnic::virtio::{Active, Card, RxPath, RxQueue, RxState, TxQueue, TxQueueRings, TxState, Virtqueue, position};
 use wire::Tag;
 
 use crate::Input;
@@ -26,9 +26,6 @@ const USED: u64 = 0x3000;
 const TABLES: u64 = 0x8000;
 const TX_BUFFERS: u64 = 0x8_0000;
 const RX_BUFFERS: u64 = 0x1_0000;
-/// Bytes of inflight memory, and largest ring.
-const KEPT_BYTES: usize = 0x5000;
-const LARGEST: u16 = 256;
 const NEXT: u16 = 1;
 const WRITE: u16 = 2;
 const INDIRECT: u16 = 4;
@@ -37,10 +34,6 @@ const IS_AVAIL: u16 = 1 << 7;
 const IS_USED: u16 = 1 << 15;
 
 thread_local! {
-    static KEPT: Arc<Region> = match SharedPage::new("inflight", KEPT_BYTES) {
-        Ok(page) => page.region().clone(),
-        Err(error) => panic!("memory for the inflight descriptors: {error}"),
-    };
     static SOURCE: Source = Source::default();
 }
 
@@ -82,7 +75,7 @@ impl Guest {
         });
         card.kicks[0].store(event().map(Arc::new));
         let (queue, path) = (TxQueue::new(card.clone(), 0), RxPath::new(card.clone()));
-        let kept = KEPT.with(Arc::clone);
+        let kept = inflight::memory();
         let mut guest = Guest {
             memory,
             kept,
@@ -125,40 +118,10 @@ impl Guest {
                 self.memory.put32(BASE + ring + AVAIL, 0);
             }
         }
-        for which in 0..2 {
-            // A packed ring that does not begin at its first place was left behind with all of it used.
-            for n in 1..=if self.packed() { self.size } else { 0 } {
-                let (at, _, used) = self.place(which, start.wrapping_sub(n));
-                self.memory.put(BASE + at + 14, &used.to_le_bytes());
-            }
-            if let Some(kept) = self.inflight(which) {
-                kept.prepare();
-                kept.settle(start & (self.size - 1), start & self.size == 0);
-            }
-        }
+        self.prepare(start);
         let states = (Arc::new(TxState::new(start)), Arc::new(RxState::new(start)));
         self.install(states.0, states.1);
         self.honest = matches!(self.shape, Shape::Whole) && !self.memory.is_shrunk();
-    }
-
-    /// The inflight memory of a ring, where it is packed.
-    fn inflight(&self, which: usize) -> Option<Inflight> {
-        let place = (&self.kept, which * inflight_bytes(LARGEST, true));
-        Inflight::new(place, LARGEST, true).filter(|_| self.packed())
-    }
-
-    /// The switch was killed, and the next one takes the rings over.
-    fn restart(&mut self) {
-        let Some(active) = self.active.clone() else { return };
-        let start = |ring: &Virtqueue| match ring {
-            Virtqueue::Split(ring) => ring.used_idx(),
-            Virtqueue::Packed(ring) => recover(ring).unwrap_or_else(|| resume(ring, 0)),
-        };
-        let (Some(tx), Some(rx)) = (active.tx[0].as_ref(), active.rx[0].as_ref()) else { return };
-        let (at, before) = (start(&tx.ring), tx.state.next.load(std::sync::atomic::Ordering::Relaxed));
-        let rounds = if self.packed() { 2 * self.size - 1 } else { u16::MAX };
-        assert!(!self.honest || at == before & rounds, "a ring at rest goes on where it was");
-        self.install(Arc::new(TxState::new(at)), Arc::new(RxState::new(start(&rx.ring))));
     }
 
     /// What the control half does: rings in the memory as it is mapped now, with the positions they have.
@@ -395,13 +358,7 @@ impl Guest {
             2 => self.queue.disarm(),
             3 => self.card.state.set_link_up(input.u8() & 1 != 0),
             5 => self.restart(),
-            6 => {
-                self.honest &= !self.packed();
-                let place = usize::from(input.u16()) * 4 % KEPT_BYTES;
-                if let Some(word) = self.kept.slice(place, 4) {
-                    word.write_at(0, &input.u32().to_le_bytes());
-                }
-            }
+            6 => self.scribble(usize::from(input.u16()) * 4, input.u32()),
             4 => {
                 // What a driver wishes: any index for either ring.
                 let which = input.u8();

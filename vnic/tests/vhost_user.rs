@@ -817,7 +817,7 @@ fn inflight_memory_of_hostile_vmms() {
     for size in [SIZE, 8] {
         let file = memfd(4096);
         let region = Region::map(file.as_fd(), 0, 4096, true).unwrap();
-        let noise: Vec<u8> = (0..4096).map(|i: u32| (i * i >> 3) as u8).collect();
+        let noise: Vec<u8> = (0..4096).map(|i: u32| ((i * i) >> 3) as u8).collect();
         assert!(region.slice(0, 4096).unwrap().write_at(0, &noise));
         let mut peer = connect();
         peer.must(SET_INFLIGHT_FD, &inflight(4096, 0, 2, size), &[file.as_fd()]);

@@ -273,8 +273,11 @@ impl VhostUserBackendReqHandlerMut for Device {
         if self.is_control(index) {
             self.control.forget_position();
         }
+        // No worker is on the ring while it is looked where that was left.
+        let started = std::mem::take(&mut self.vring(index)?.started);
+        self.rebuild();
         let vring = self.vring(index)?;
-        (vring.base, vring.tx, vring.rx) = (base, None, None);
+        (vring.base, vring.tx, vring.rx, vring.started) = (base, None, None, started);
         self.rebuild();
         Ok(())
     }

@@ -70,12 +70,13 @@ impl Vring {
         if self.rx.is_some() || self.tx.is_some() {
             return false;
         }
-        let known = inflight.is_some_and(Inflight::ready);
+        let mut known = inflight.is_some_and(Inflight::ready);
         let left = match ring {
             Virtqueue::Split(ring) => ring.used_idx(),
             Virtqueue::Packed(ring) => {
-                let start = recover(ring).unwrap_or_else(|| resume(ring, position(self.size, self.base)));
-                base(self.size, start)
+                let start = recover(ring);
+                known &= start.is_some();
+                base(self.size, start.unwrap_or_else(|| resume(ring, position(self.size, self.base))))
             }
         };
         if left != self.base {

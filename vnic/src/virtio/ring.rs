@@ -122,6 +122,15 @@ pub trait Virtq {
     /// The first of a batch is noted last, which makes all of them count.
     fn note(&self, _at: u16, _slots: u16, _id: u16, _len: u32, _first: u16) {}
 
+    /// Notes a batch: place, identifier and bytes of each chain from `first` on up to `end`.
+    #[inline(never)]
+    fn note_batch(&self, chains: impl DoubleEndedIterator<Item = (u16, u16, u32)>, first: u16, mut end: u16) {
+        for (at, id, len) in chains.rev() {
+            self.note(at, end.wrapping_sub(at), id, len, first);
+            end = at;
+        }
+    }
+
     /// Takes back what was noted of the positions from `from` on, up to `to`: they are published.
     fn forget(&self, _from: u16, _to: u16) {}
 

@@ -376,17 +376,6 @@ impl<'a, R: Virtq> Path<'a, R> {
         bytes
     }
 
-    /// Notes the chains of the batch, for a switch that comes after us and finds some of them given back.
-    #[inline(never)]
-    fn note(&self, batch: &Batch<'_>) {
-        let mut end = batch.end;
-        for chain in batch.chains.iter().rev() {
-            let slots = end.wrapping_sub(chain.at);
-            self.ring.note(chain.at, slots, chain.id, chain.used.min(chain.room), batch.start);
-            end = chain.at;
-        }
-    }
-
     /// Writes the used entries and publishes them in order. True when the driver is to be told.
     #[inline]
     fn publish(&self, batch: &Batch<'_>) -> bool {
@@ -394,7 +383,8 @@ impl<'a, R: Virtq> Path<'a, R> {
             return false;
         }
         if self.ring.notes() {
-            self.note(batch);
+            let chains = batch.chains.iter().map(|chain| (chain.at, chain.id, chain.used.min(chain.room)));
+            self.ring.note_batch(chains, batch.start, batch.end);
         }
         // The first last: a packed ring's used descriptors are seen as they are written, and a driver that sees the first
         // buffer of a frame takes the others to be there.
