@@ -1,10 +1,12 @@
 //! A guest that drives a virtio card with split or packed rings: descriptors, chains and tables of any kind in its rings, polls and deliveries.
 
+mod inflight;
+
 use std::collections::VecDeque;
 use std::sync::Arc;
 
 use dataplane::{Arm, Ingress, PortState};
-use sharedmem::{PackedRing, SplitRing};
+use sharedmem::{PackedRing, Region, SplitRing};
 use vnic::irq::{Interrupts, IrqKind};
 use vnic::virtio::features::{EVENT_IDX, MRG_RXBUF, RING_PACKED, VERSION_1};
 use vnic::virtio::{Active, Card, RxPath, RxQueue, RxState, TxQueue, TxQueueRings, TxState, Virtqueue, position};
@@ -37,6 +39,8 @@ thread_local! {
 
 struct Guest {
     memory: Memory,
+    /// What the VMM keeps of the rings for the next switch.
+    kept: Arc<Region>,
     card: Arc<Card>,
     active: Option<Arc<Active>>,
     queue: TxQueue,
@@ -71,8 +75,10 @@ impl Guest {
         });
         card.kicks[0].store(event().map(Arc::new));
         let (queue, path) = (TxQueue::new(card.clone(), 0), RxPath::new(card.clone()));
+        let kept = inflight::memory();
         let mut guest = Guest {
             memory,
+            kept,
             card,
             active: None,
             queue,
@@ -112,6 +118,7 @@ impl Guest {
                 self.memory.put32(BASE + ring + AVAIL, 0);
             }
         }
+        self.prepare(start);
         let states = (Arc::new(TxState::new(start)), Arc::new(RxState::new(start)));
         self.install(states.0, states.1);
         self.honest = matches!(self.shape, Shape::Whole) && !self.memory.is_shrunk();
@@ -120,18 +127,21 @@ impl Guest {
     /// What the control half does: rings in the memory as it is mapped now, with the positions they have.
     fn install(&mut self, tx: Arc<TxState>, rx: Arc<RxState>) {
         let table = self.memory.table(self.shape);
-        let ring = |at: u64| {
+        let kept = [self.inflight(0), self.inflight(1)];
+        let ring = |which: usize| {
+            let at = RINGS[which];
             let place = |area: u64| {
                 let (region, offset, _) = table.user(BASE + at + area)?;
                 Some((region, offset))
             };
             let (desc, driver, device) = (place(0)?, place(AVAIL)?, place(USED)?);
             if self.packed() {
-                return PackedRing::new(self.size, desc, driver, device).map(Virtqueue::from);
+                let ring = PackedRing::new(self.size, desc, driver, device)?;
+                return Some(ring.with_inflight(kept[which].clone()).into());
             }
             SplitRing::new(self.size, desc, driver, device).map(Virtqueue::from)
         };
-        let (tx_ring, rx_ring) = (ring(RINGS[0]), ring(RINGS[1]));
+        let (tx_ring, rx_ring) = (ring(0), ring(1));
         let mut active = Active {
             table: table.clone(),
             features: self.features,
@@ -347,6 +357,8 @@ impl Guest {
             }
             2 => self.queue.disarm(),
             3 => self.card.state.set_link_up(input.u8() & 1 != 0),
+            5 => self.restart(),
+            6 => self.scribble(usize::from(input.u16()) * 4, input.u32()),
             4 => {
                 // What a driver wishes: any index for either ring.
                 let which = input.u8();

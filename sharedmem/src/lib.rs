@@ -29,6 +29,7 @@
 
 mod dma;
 pub mod fault;
+mod inflight;
 mod lookup;
 mod memtable;
 mod page;
@@ -40,6 +41,7 @@ mod virtq;
 mod virtq_driver;
 
 pub use dma::{Access, DmaError, DmaMap, Hint, MAX_MAPPINGS, MapError, Mapping};
+pub use inflight::{Inflight, InflightNote, inflight_bytes};
 pub use lookup::{Lookup, Place, Table};
 pub use memtable::{MAX_SPANS, MemTable, Span, SpanHint};
 pub use page::SharedPage;

@@ -14,8 +14,8 @@ use std::ptr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU16, AtomicU32, AtomicU64, Ordering};
 
-use crate::Region;
 use crate::prefetch::at_write;
+use crate::{Inflight, Region};
 
 /// Most descriptors of a ring (virtio 1.2, 2.7 and 2.8.10.1).
 pub const MAX_VIRTQ: u16 = 32_768;
@@ -314,6 +314,7 @@ pub struct PackedRing {
     driver: Area,
     device: Area,
     size: u16,
+    inflight: Option<Inflight>,
 }
 
 // SAFETY: the Arcs keep the mappings; access is by atomics only.
@@ -333,7 +334,19 @@ impl PackedRing {
             driver: Area::new(driver, 4, 4)?,
             device: Area::new(device, 4, 4)?,
             size,
+            inflight: None,
         })
+    }
+
+    /// The ring with the memory that the VMM keeps of it, if that is for as many descriptors at least.
+    pub fn with_inflight(self, inflight: Option<Inflight>) -> PackedRing {
+        PackedRing { inflight: inflight.filter(|i| i.holds(self.size)), ..self }
+    }
+
+    /// The memory that the VMM keeps of it.
+    #[inline]
+    pub fn inflight(&self) -> Option<&Inflight> {
+        self.inflight.as_ref()
     }
 
     /// Number of descriptors.

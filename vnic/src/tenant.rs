@@ -15,18 +15,14 @@ const HUGETLBFS: u64 = 0x9584_58f6;
 const MAX_MISSING: u64 = 2 << 20;
 
 /// Why memory is not taken; words for the log.
-#[derive(Debug)]
+#[derive(Debug, thiserror::Error)]
 pub(crate) enum Unfit {
     /// The question could not be asked.
-    System(Errno),
+    #[error("{0}")]
+    System(#[from] Errno),
     /// It is of a kind that could stall a worker.
+    #[error("{0}")]
     Kind(String),
-}
-
-impl From<Errno> for Unfit {
-    fn from(errno: Errno) -> Unfit {
-        Unfit::System(errno)
-    }
 }
 
 /// Checks that the file `fd` may be mapped for the workers.

@@ -3,7 +3,7 @@
 #[path = "../../sharedmem/tests/huge/mod.rs"]
 mod huge;
 
-use std::io::{IoSlice, Read, Write};
+use std::io::{IoSlice, IoSliceMut, Read, Write};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
@@ -16,7 +16,10 @@ use std::time::{Duration, Instant};
 use dataplane::{Burst, Delivery, Egress, Grace, Ingress, Offload, PortState, Sink, Tally};
 use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
 use rustix::fs::{MemfdFlags, ftruncate, memfd_create};
-use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg};
+use rustix::net::{
+    RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage, SendFlags,
+    recvmsg, sendmsg,
+};
 use sharedmem::{DriverRing, Region};
 use vnic::irq::Interrupts;
 use vnic::vfio_user::Progress;
@@ -37,9 +40,12 @@ const SET_VRING_ERR: u32 = 14;
 const GET_PROTOCOL_FEATURES: u32 = 15;
 const SET_PROTOCOL_FEATURES: u32 = 16;
 const SET_VRING_ENABLE: u32 = 18;
+const GET_INFLIGHT_FD: u32 = 31;
+const SET_INFLIGHT_FD: u32 = 32;
 /// `VIRTIO_F_VERSION_1`, `VIRTIO_NET_F_MRG_RXBUF`, `VHOST_USER_F_PROTOCOL_FEATURES`.
 const FEATURES: u64 = 1 << 32 | 1 << 15 | 1 << 30;
 const REPLY_ACK: u64 = 1 << 3;
+const INFLIGHT_SHMFD: u64 = 1 << 12;
 const NEED_REPLY: u32 = 8;
 /// However busy the machine, what is to happen happens within this.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -271,7 +277,7 @@ impl Peer {
     fn agree(&mut self) {
         self.ask(GET_FEATURES, &[], &[]).unwrap();
         self.ask(GET_PROTOCOL_FEATURES, &[], &[]).unwrap();
-        self.send(&message(SET_PROTOCOL_FEATURES, 0, &longs(&[REPLY_ACK])), &[]);
+        self.send(&message(SET_PROTOCOL_FEATURES, 0, &longs(&[REPLY_ACK | INFLIGHT_SHMFD])), &[]);
         self.must(SET_OWNER, &[], &[]);
         self.must(SET_FEATURES, &longs(&[FEATURES]), &[]);
     }
@@ -699,6 +705,133 @@ fn a_ring_goes_on_where_a_crash_left_it() {
         assert_eq!(served.poll(), 5, "those that waited, once, though told {base}");
         served.deliver();
         assert_eq!((peer.tx.used_idx(), peer.rx.used_idx()), (before.0 + 5, before.1 + 1));
+    }
+}
+
+/// The body of the messages about inflight memory: bytes, offset, rings, descriptors of each.
+fn inflight(bytes: u64, offset: u64, rings: u16, size: u16) -> Vec<u8> {
+    [longs(&[bytes, offset]), words(&[u32::from(rings) | u32::from(size) << 16, 0])].concat()
+}
+
+/// Asks for inflight memory; returns the answer and the file that came with it.
+fn inflight_file(peer: &mut Peer, rings: u16, size: u16) -> Option<(Vec<u8>, OwnedFd)> {
+    peer.send(&message(GET_INFLIGHT_FD, 0, &inflight(0, 0, rings, size)), &[]);
+    let (mut bytes, mut space) = ([0; 36], [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))]);
+    let mut control = RecvAncillaryBuffer::new(&mut space);
+    let got = recvmsg(&peer.stream, &mut [IoSliceMut::new(&mut bytes)], &mut control, RecvFlags::CMSG_CLOEXEC).ok()?;
+    let fd = control.drain().find_map(|message| match message {
+        RecvAncillaryMessage::ScmRights(mut fds) => fds.next(),
+        _ => None,
+    });
+    (got.bytes == bytes.len()).then(|| Some((bytes[12..].to_vec(), fd?)))?
+}
+
+#[test]
+fn inflight_memory_is_made_kept_and_given_up() {
+    let served = Served::start(&Grace::new(0));
+    let mut peer = Peer::connect(&served.path("a"));
+    peer.negotiate();
+    let (body, file) = inflight_file(&mut peer, 2, SIZE).unwrap();
+    let len = 2 * (16 + 16 * u64::from(SIZE)).next_multiple_of(64);
+    assert_eq!(body, inflight(len, 0, 2, SIZE));
+    assert!(ftruncate(&file, len - 1).is_err() && ftruncate(&file, len + 1).is_err(), "its length is sealed");
+    let region = Region::map(file.as_fd(), 0, len as usize, true).unwrap();
+    // Version, descriptors, used index of a ring.
+    let told = |ring: usize| {
+        let at = ring * (len / 2) as usize;
+        [8, 10, 14].map(|field| region.slice(0, len as usize).unwrap().load_u16(at + field).unwrap())
+    };
+    // With the padding that compilers make, or as the protocol has it.
+    peer.must(SET_INFLIGHT_FD, &body, &[file.as_fd()]);
+    peer.must(SET_INFLIGHT_FD, &body[..20], &[file.as_fd()]);
+    assert_eq!(told(0), [0, 0, 0]);
+    peer.ring(0, RX_RING, 0);
+    peer.ring(1, TX_RING, 0);
+    assert_eq!([told(0), told(1)], [[1, SIZE, 0], [1, SIZE, 0]]);
+    peer.post(9);
+    assert_eq!(served.poll(), 9);
+    // The next switch is told where the rings are, which it sees by the rings.
+    let (memory, next) = (peer.memory.try_clone().unwrap(), peer.next);
+    drop(peer);
+    served.until("the port is free again", || !served.connected[0].connected());
+    let mut peer = Peer::with_memory(&served.path("a"), memory);
+    peer.next = next;
+    peer.negotiate();
+    peer.must(SET_INFLIGHT_FD, &body, &[file.as_fd()]);
+    peer.ring(1, TX_RING, 0);
+    assert_eq!(told(1), [1, SIZE, 9]);
+    peer.post(2);
+    assert_eq!(served.poll(), 2);
+    // In order: the VMM knows where, and a driver that starts anew finds no trace of the one before.
+    assert_eq!(peer.ask(GET_VRING_BASE, &words(&[1, 0]), &[]).unwrap(), words(&[1, 11]));
+    assert_eq!([told(0)[0], told(1)[0]], [1, 0]);
+    peer.ring(1, TX_RING, 11);
+    assert_eq!(told(1), [1, SIZE, 11]);
+    peer.post(1);
+    assert_eq!(served.poll(), 1);
+}
+
+/// Memory that is none, or too little, or too much, ends the connection; what is in it, and that it goes, nothing.
+#[test]
+fn inflight_memory_of_hostile_vmms() {
+    let served = Served::start(&Grace::new(0));
+    let connect = || {
+        let mut peer = Peer::connect(&served.path("a"));
+        peer.negotiate();
+        peer
+    };
+    for (rings, size) in [(0, 64), (4, 64), (u16::MAX, 64), (2, 0), (2, 32_769), (2, u16::MAX), (u16::MAX, u16::MAX)] {
+        assert!(inflight_file(&mut connect(), rings, size).is_none(), "{rings} rings of {size}");
+        served.others_go_on();
+    }
+    let mut unasked = Peer::connect(&served.path("a"));
+    unasked.send(&message(SET_PROTOCOL_FEATURES, 0, &longs(&[REPLY_ACK])), &[]);
+    assert!(inflight_file(&mut unasked, 2, 64).is_none(), "not agreed on");
+    served.others_go_on();
+    let page = memfd(4096);
+    let pipe = rustix::pipe::pipe().unwrap().0;
+    let proc = std::fs::File::open("/proc/self/status").unwrap();
+    let cases: [(&str, Vec<u8>, Vec<BorrowedFd<'_>>); 11] = [
+        ("no file", inflight(4096, 0, 2, 8), vec![]),
+        ("two files", inflight(4096, 0, 2, 8), vec![page.as_fd(), page.as_fd()]),
+        ("a pipe", inflight(4096, 0, 2, 8), vec![pipe.as_fd()]),
+        ("a file of /proc", inflight(4096, 0, 2, 8), vec![proc.as_fd()]),
+        ("a file that ends", inflight(1 << 20, 0, 2, 256), vec![page.as_fd()]),
+        ("too few bytes", inflight(64, 0, 2, 8), vec![page.as_fd()]),
+        ("an offset beyond the end", inflight(4096, 4096, 2, 8), vec![page.as_fd()]),
+        ("an offset that overflows", inflight(4096, u64::MAX - 4095, 2, 8), vec![page.as_fd()]),
+        ("an offset in a page", inflight(4096, 64, 2, 8), vec![page.as_fd()]),
+        ("too many rings", inflight(4096, 0, 4, 8), vec![page.as_fd()]),
+        ("half a message", inflight(4096, 0, 2, 8)[..16].to_vec(), vec![page.as_fd()]),
+    ];
+    for (what, body, files) in cases {
+        assert!(!connect().accepted(SET_INFLIGHT_FD, &body, &files), "{what}");
+        served.usable_again();
+    }
+    let mut peer = Peer::connect(&served.path("a"));
+    peer.run();
+    assert!(!peer.accepted(SET_INFLIGHT_FD, &inflight(4096, 0, 2, 8), &[page.as_fd()]), "rings run");
+    drop(peer);
+    served.usable_again();
+    // Garbage in it, then none of it any more; also too small for the rings.
+    for size in [SIZE, 8] {
+        let file = memfd(4096);
+        let region = Region::map(file.as_fd(), 0, 4096, true).unwrap();
+        let noise: Vec<u8> = (0..4096).map(|i: u32| ((i * i) >> 3) as u8).collect();
+        assert!(region.slice(0, 4096).unwrap().write_at(0, &noise));
+        let mut peer = connect();
+        peer.must(SET_INFLIGHT_FD, &inflight(4096, 0, 2, size), &[file.as_fd()]);
+        for n in 0..2 {
+            peer.ring(n, if n == 0 { RX_RING } else { TX_RING }, 0);
+        }
+        peer.post(5);
+        assert_eq!(served.poll(), 5);
+        ftruncate(&file, 0).unwrap();
+        peer.post(5);
+        assert_eq!(served.poll(), 5);
+        assert!(peer.ask(GET_VRING_BASE, &words(&[1, 0]), &[]).is_some());
+        drop(peer);
+        served.usable_again();
     }
 }
 

@@ -1,7 +1,7 @@
 //! The one place that knows the `vhost` crate's handler: a connection whose messages are handled when they are whole.
 
 use std::fs::File;
-use std::io::IoSliceMut;
+use std::io::{IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::net::UnixStream;
@@ -9,8 +9,11 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
-use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendFlags, recvmsg};
-use vhost::vhost_user::message::VhostUserMemoryRegion;
+use rustix::net::{
+    RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage, SendFlags,
+    recvmsg, sendmsg,
+};
+use vhost::vhost_user::message::{VhostUserInflight, VhostUserMemoryRegion};
 use vhost::vhost_user::{BackendReqHandler, Error, VhostUserBackendReqHandlerMut};
 
 use super::device::Device;
@@ -23,6 +26,11 @@ const MAX_BODY: u32 = 4096;
 /// The requests that the crate is not asked about, or not always.
 const SET_MEM_TABLE: u32 = 5;
 const SET_VRING_ENABLE: u32 = 18;
+const GET_INFLIGHT_FD: u32 = 31;
+const SET_INFLIGHT_FD: u32 = 32;
+/// Bytes of an inflight description, as the protocol says it and as compilers lay it out.
+const INFLIGHT: usize = 20;
+const INFLIGHT_PADDED: usize = 24;
 /// Bytes of a memory table before its regions, and of one of them.
 const TABLE_HEAD: usize = 8;
 const TABLE_REGION: usize = 32;
@@ -68,6 +76,17 @@ fn word(message: &[u8], at: usize) -> u32 {
     message.get(at..at + 4).map_or(0, |b| u32::from_le_bytes([b[0], b[1], b[2], b[3]]))
 }
 
+/// Likewise with 64 bits.
+fn long(message: &[u8], at: usize) -> u64 {
+    u64::from(word(message, at)) | u64::from(word(message, at + 4)) << 32
+}
+
+/// The inflight description that is the body of `message`.
+fn inflight(message: &[u8]) -> VhostUserInflight {
+    let counts = word(message, HEADER + 16);
+    VhostUserInflight::new(long(message, HEADER), long(message, HEADER + 8), counts as u16, (counts >> 16) as u16)
+}
+
 /// One peer.
 pub(super) struct Connection {
     stream: UnixStream,
@@ -110,6 +129,12 @@ impl Connection {
         }
         match (word(0), size as usize) {
             (SET_VRING_ENABLE, 8) => self.enable(word(4))?,
+            (GET_INFLIGHT_FD, size @ (INFLIGHT | INFLIGHT_PADDED)) if self.keeps_inflight() => {
+                self.make_inflight(size)?;
+            }
+            (SET_INFLIGHT_FD, size @ (INFLIGHT | INFLIGHT_PADDED)) if self.keeps_inflight() => {
+                self.take_inflight(word(4), size)?;
+            }
             (SET_MEM_TABLE, size) if has_spare_places(size, word(HEADER)) => self.table(word(4), size)?,
             _ => self.handler.handle_request()?,
         }
@@ -134,7 +159,6 @@ impl Connection {
         let (message, files) = self.receive(size)?;
         let count = word(&message, HEADER) as usize;
         let regions = message.get(HEADER + TABLE_HEAD..).unwrap_or(&[]).chunks_exact(TABLE_REGION).take(count);
-        let long = |bytes: &[u8], at| u64::from(word(bytes, at)) | u64::from(word(bytes, at + 4)) << 32;
         let region = |b: &[u8]| VhostUserMemoryRegion::new(long(b, 0), long(b, 8), long(b, 16), long(b, 24));
         let regions: Vec<VhostUserMemoryRegion> = regions.map(region).collect();
         if regions.len() != count || files.len() != count {
@@ -142,6 +166,39 @@ impl Connection {
         }
         let outcome = self.with_device(|device| device.set_mem_table(&regions, files, None)).map(drop);
         self.acknowledge(SET_MEM_TABLE, flags, outcome)
+    }
+
+    fn keeps_inflight(&self) -> bool {
+        self.with_device(|device| device.keeps_inflight())
+    }
+
+    /// GET_INFLIGHT_FD, in place of the crate: that sends the description with its padding, which holds what our stack
+    /// held, and knows no VMM that leaves the padding out.
+    fn make_inflight(&mut self, size: usize) -> Result<(), Ended> {
+        let (message, files) = self.receive(size)?;
+        if !files.is_empty() {
+            return Err(Error::InvalidMessage.into());
+        }
+        let (made, file) = self.with_device(|device| device.get_inflight_fd(&inflight(&message)))?;
+        let mut answer = [GET_INFLIGHT_FD, REPLY, size as u32].map(u32::to_le_bytes).concat();
+        answer.extend(made.mmap_size.to_le_bytes().iter().chain(&made.mmap_offset.to_le_bytes()));
+        answer.extend(made.num_queues.to_le_bytes().iter().chain(&made.queue_size.to_le_bytes()));
+        answer.resize(HEADER + size, 0);
+        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+        let mut control = SendAncillaryBuffer::new(&mut space);
+        let fds = [file.as_fd()];
+        control.push(SendAncillaryMessage::ScmRights(&fds));
+        let flags = SendFlags::DONTWAIT | SendFlags::NOSIGNAL;
+        sendmsg(&self.stream, &[IoSlice::new(&answer)], &mut control, flags)?;
+        Ok(())
+    }
+
+    /// SET_INFLIGHT_FD likewise.
+    fn take_inflight(&mut self, flags: u32, size: usize) -> Result<(), Ended> {
+        let (message, files) = self.receive(size)?;
+        let [file]: [File; 1] = files.try_into().map_err(|_| Error::IncorrectFds)?;
+        let outcome = self.with_device(|device| device.set_inflight_fd(&inflight(&message), file));
+        self.acknowledge(SET_INFLIGHT_FD, flags, outcome)
     }
 
     /// Takes a message with a body of `size` bytes, all of which is there: the caller has counted. What is too much of

@@ -15,6 +15,7 @@ use vhost::vhost_user::{Backend, Error, GpuBackend, Result, VhostUserBackendReqH
 use wire::Mac;
 
 use super::control::Control;
+use super::inflight::{InflightMemory, Refused};
 use super::memory::span;
 use super::vring::{Vring, quiet};
 use crate::irq::{Interrupts, IrqKind};
@@ -45,12 +46,16 @@ pub(super) struct Device {
     pub(super) features: u64,
     /// The peer may ask for an answer to any message.
     acknowledges: bool,
+    /// The peer may ask for inflight memory and hand it back.
+    keeps_inflight: bool,
     /// The channel for requests of ours, held for the peer's sake: user-mode Linux has no interrupts without.
     requests: Option<Backend>,
     pub(super) table: Arc<MemTable>,
     /// Of the pairs, and the control queue.
     pub(super) vrings: [Vring; MAX_PAIRS * 2 + 1],
     pub(super) control: Control,
+    /// What the VMM keeps of the rings for our successor.
+    pub(super) inflight: Option<InflightMemory>,
 }
 
 /// A card without a VMM.
@@ -79,14 +84,25 @@ impl Device {
     pub(super) fn new(setup: Arc<CardSetup>, card: Arc<Card>) -> Device {
         let table = Arc::new(MemTable::new());
         let (vrings, control) = (Default::default(), Control::new(&setup));
-        Device { setup, card, features: 0, acknowledges: false, requests: None, table, vrings, control }
+        Device {
+            setup,
+            card,
+            features: 0,
+            acknowledges: false,
+            keeps_inflight: false,
+            requests: None,
+            table,
+            vrings,
+            control,
+            inflight: None,
+        }
     }
 
     /// The VMM has gone: workers let go of its memory before this returns.
     pub(super) fn stop(&mut self) {
         self.vrings = Default::default();
         self.features = 0;
-        self.requests = None;
+        (self.requests, self.inflight) = (None, None);
         self.control = Control::new(&self.setup);
         self.table = Arc::new(MemTable::new());
         for (index, kick) in self.card.kicks.iter().enumerate() {
@@ -104,6 +120,11 @@ impl Device {
         self.acknowledges
     }
 
+    /// True when inflight memory was agreed on.
+    pub(super) fn keeps_inflight(&self) -> bool {
+        self.keeps_inflight
+    }
+
     fn vring(&mut self, index: u32) -> Result<&mut Vring> {
         let (index, pairs) = (index as usize, self.setup.pairs);
         let there = index < pairs * 2 || features::control_queue(self.features, pairs) == Some(index);
@@ -112,6 +133,23 @@ impl Device {
 
     fn is_control(&self, index: u32) -> bool {
         features::control_queue(self.features, self.setup.pairs) == Some(index as usize)
+    }
+
+    /// Rings of the card with all its queues.
+    fn rings(&self) -> u16 {
+        (self.setup.pairs * 2 + 1) as u16
+    }
+
+    /// Ring `index` has stopped in order, and where it was is the VMM's to tell.
+    fn stopped(&self, index: usize, packed: bool) {
+        if let Some(part) = self.inflight.as_ref().and_then(|memory| memory.part(index, packed)) {
+            part.give_up();
+        }
+    }
+
+    fn refuse_inflight(&self, why: &Refused) -> Error {
+        tracing::warn!("vNIC {}: inflight memory was refused: {why}", self.setup.name);
+        Error::InvalidParam
     }
 
     fn set_table(&mut self, table: MemTable) {
@@ -132,10 +170,12 @@ impl VhostUserBackendReqHandlerMut for Device {
     }
 
     fn reset_device(&mut self) -> Result<()> {
+        let packed = self.packed();
         self.vrings = Default::default();
         self.features = 0;
         self.control = Control::new(&self.setup);
         self.rebuild();
+        (0..self.vrings.len()).for_each(|index| self.stopped(index, packed));
         Ok(())
     }
 
@@ -160,6 +200,7 @@ impl VhostUserBackendReqHandlerMut for Device {
             | VhostUserProtocolFeatures::REPLY_ACK
             | VhostUserProtocolFeatures::RESET_DEVICE
             | VhostUserProtocolFeatures::BACKEND_REQ
+            | VhostUserProtocolFeatures::INFLIGHT_SHMFD
             | VhostUserProtocolFeatures::CONFIGURE_MEM_SLOTS;
         offered.set(VhostUserProtocolFeatures::MQ, self.setup.pairs > 1);
         Ok(offered)
@@ -167,6 +208,7 @@ impl VhostUserBackendReqHandlerMut for Device {
 
     fn set_protocol_features(&mut self, accepted: u64) -> Result<()> {
         self.acknowledges = accepted & VhostUserProtocolFeatures::REPLY_ACK.bits() != 0;
+        self.keeps_inflight = accepted & VhostUserProtocolFeatures::INFLIGHT_SHMFD.bits() != 0;
         Ok(())
     }
 
@@ -231,8 +273,11 @@ impl VhostUserBackendReqHandlerMut for Device {
         if self.is_control(index) {
             self.control.forget_position();
         }
+        // No worker is on the ring while it is looked where that was left.
+        let started = std::mem::take(&mut self.vring(index)?.started);
+        self.rebuild();
         let vring = self.vring(index)?;
-        (vring.base, vring.tx, vring.rx) = (base, None, None);
+        (vring.base, vring.tx, vring.rx, vring.started) = (base, None, None, started);
         self.rebuild();
         Ok(())
     }
@@ -251,6 +296,7 @@ impl VhostUserBackendReqHandlerMut for Device {
         };
         let (base, told) = vring.told(next, packed);
         vring.base = base;
+        self.stopped(index as usize, packed);
         Ok(VhostUserVringState::new(index, told))
     }
 
@@ -317,12 +363,17 @@ impl VhostUserBackendReqHandlerMut for Device {
         Err(UNSUPPORTED)
     }
 
-    fn get_inflight_fd(&mut self, _inflight: &VhostUserInflight) -> Result<(VhostUserInflight, File)> {
-        Err(UNSUPPORTED)
+    fn get_inflight_fd(&mut self, wanted: &VhostUserInflight) -> Result<(VhostUserInflight, File)> {
+        InflightMemory::make(wanted, self.rings(), self.packed()).map_err(|why| self.refuse_inflight(&why))
     }
 
-    fn set_inflight_fd(&mut self, _inflight: &VhostUserInflight, _file: File) -> Result<()> {
-        Err(UNSUPPORTED)
+    fn set_inflight_fd(&mut self, told: &VhostUserInflight, file: File) -> Result<()> {
+        if self.vrings.iter().any(|vring| vring.started) {
+            return Err(self.refuse_inflight(&Refused::Running));
+        }
+        let memory = InflightMemory::take(told, &file, self.rings(), self.packed());
+        self.inflight = Some(memory.map_err(|why| self.refuse_inflight(&why))?);
+        Ok(())
     }
 
     fn set_device_state_fd(

@@ -7,7 +7,7 @@ use sharedmem::{Region, Span};
 use vhost::vhost_user::message::VhostUserMemoryRegion;
 use vhost::vhost_user::{Error, Result};
 
-use crate::tenant::{self, Unfit};
+use crate::tenant;
 
 /// Maps one region of the memory table of the vNIC `name`.
 pub(super) fn span(name: &str, region: &VhostUserMemoryRegion, file: &File) -> Result<Span> {
@@ -17,10 +17,7 @@ pub(super) fn span(name: &str, region: &VhostUserMemoryRegion, file: &File) -> R
         tracing::warn!("vNIC {name}: guest memory of {size} bytes was refused: {why}");
         Error::InvalidParam
     };
-    tenant::check(file).map_err(|unfit| match unfit {
-        Unfit::System(errno) => refuse(&errno),
-        Unfit::Kind(what) => refuse(&what),
-    })?;
+    tenant::check(file).map_err(|unfit| refuse(&unfit))?;
     let mapped = Region::map(file.as_fd(), 0, len, true).map_err(|error| refuse(&error))?;
     Ok(Span {
         guest: region.guest_phys_addr,

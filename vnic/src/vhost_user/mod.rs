@@ -12,6 +12,7 @@
 mod connection;
 mod control;
 mod device;
+mod inflight;
 mod memory;
 mod rings;
 mod server;

@@ -29,21 +29,24 @@ impl Device {
         };
         let packed = self.packed();
         let implied = self.features & features::PROTOCOL_FEATURES == 0;
-        let (mut any, mut queue) = (false, None);
+        let (mut any, mut queue, mut owed) = (false, None, 0u32);
         let control = features::control_queue(self.features, self.setup.pairs);
         let pairs = self.control.pairs().map_or(MAX_PAIRS, usize::from);
         for (index, vring) in self.vrings.iter_mut().enumerate() {
             if !vring.started || !(vring.enabled || implied) {
                 continue;
             }
-            let Some(ring) = resolve(&self.table, vring, packed) else { continue };
+            let kept = self.inflight.as_ref().and_then(|memory| memory.part(index, packed));
+            let Some(ring) = resolve(&self.table, vring, packed, kept.as_ref()) else { continue };
+            let crashed = vring.begin(&ring, kept.as_ref(), &self.setup.name, index);
             if Some(index) == control {
-                vring.begin(&ring, &self.setup.name, index);
                 queue = Some((ring, vring.start(packed)));
                 continue;
             }
             any = true;
-            vring.begin(&ring, &self.setup.name, index);
+            if crashed {
+                owed |= 1 << index;
+            }
             let (pair, start) = (index / 2, vring.start(packed));
             if index % 2 == 0 {
                 let state = vring.rx.get_or_insert_with(|| Arc::new(RxState::new(start))).clone();
@@ -67,6 +70,8 @@ impl Device {
         if before.is_some() {
             self.setup.grace.wait();
         }
+        // Chains that a switch before us gave back may not have been signalled.
+        (0..self.vrings.len()).filter(|index| owed >> index & 1 != 0).for_each(|i| self.setup.interrupts.raise(i));
     }
 
     /// Offers the port what the guest wants. Where the VMM keeps the control queue to itself that is not known: all that

@@ -5,9 +5,9 @@ use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
 use rustix::fs::OFlags;
-use sharedmem::{MemTable, PackedRing, SplitRing};
+use sharedmem::{Inflight, MemTable, PackedRing, SplitRing};
 
-use crate::virtio::{RxState, TxState, Virtqueue, base, position, resume};
+use crate::virtio::{RxState, TxState, Virtqueue, base, position, recover, resume};
 
 /// One ring as the VMM described it so far.
 #[derive(Clone, Default)]
@@ -28,8 +28,8 @@ pub(super) struct Vring {
     pub(super) rx: Option<Arc<RxState>>,
 }
 
-/// The rings of `vring` in guest memory, when all of them lie in it.
-pub(super) fn resolve(table: &MemTable, vring: &Vring, packed: bool) -> Option<Virtqueue> {
+/// The rings of `vring` in guest memory, when all of them lie in it; a packed one with what the VMM keeps of it.
+pub(super) fn resolve(table: &MemTable, vring: &Vring, packed: bool, inflight: Option<&Inflight>) -> Option<Virtqueue> {
     let [desc, avail, used] = vring.places?;
     let n = u64::from(vring.size);
     let place = |address: u64, len: u64| {
@@ -38,7 +38,7 @@ pub(super) fn resolve(table: &MemTable, vring: &Vring, packed: bool) -> Option<V
     };
     if packed {
         let ring = PackedRing::new(vring.size, place(desc, 16 * n)?, place(avail, 4)?, place(used, 4)?)?;
-        return Some(ring.into());
+        return Some(ring.with_inflight(inflight.cloned()).into());
     }
     let ring = SplitRing::new(vring.size, place(desc, 16 * n)?, place(avail, 6 + 2 * n)?, place(used, 6 + 8 * n)?)?;
     Some(ring.into())
@@ -63,19 +63,36 @@ impl Vring {
     /// Ring number `index` of the vNIC `name` starts: behind the last entry that the driver was given back. That is where
     /// we stop, and where it is to go on after a switch that crashed, whatever base is told then: QEMU takes the
     /// index from the ring as we do, but DPDK says 0. (A packed ring has no index in it: there QEMU tells the base of long
-    /// ago, and the descriptors tell better.)
-    pub(super) fn begin(&mut self, ring: &Virtqueue, name: &str, index: usize) {
+    /// ago. Inflight memory, where the VMM keeps it, tells best, else the descriptors tell better.)
+    ///
+    /// True when the ring was left by a crash, as inflight memory shows: the driver may wait for a signal that it was owed.
+    pub(super) fn begin(&mut self, ring: &Virtqueue, inflight: Option<&Inflight>, name: &str, index: usize) -> bool {
         if self.rx.is_some() || self.tx.is_some() {
-            return;
+            return false;
         }
+        let mut known = inflight.is_some_and(Inflight::ready);
         let left = match ring {
             Virtqueue::Split(ring) => ring.used_idx(),
-            Virtqueue::Packed(ring) => base(self.size, resume(ring, position(self.size, self.base))),
+            Virtqueue::Packed(ring) => {
+                let start = recover(ring);
+                known &= start.is_some();
+                base(self.size, start.unwrap_or_else(|| resume(ring, position(self.size, self.base))))
+            }
         };
         if left != self.base {
             tracing::info!("vNIC {name}: ring {index} goes on at {left}, where it was left, not at {}", self.base);
             self.base = left;
         }
+        if let Some(inflight) = inflight {
+            if !known {
+                inflight.prepare();
+            }
+            match ring {
+                Virtqueue::Split(_) => inflight.set_split(left),
+                Virtqueue::Packed(_) => inflight.settle(left & 0x7fff, left & 0x8000 != 0),
+            }
+        }
+        known
     }
 }
 

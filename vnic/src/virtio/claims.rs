@@ -10,7 +10,7 @@
 //! that is last to set one of the two flags of a claim publishes it and hands on the turn; so nobody waits for anybody.
 //! Only where chains must be walked before it is known how many positions a frame takes does a worker hold `taken`.
 
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::thread;
 
 use sharedmem::prefetch_write;
@@ -39,6 +39,8 @@ const SPINS: u32 = 64;
 pub struct Claims {
     taken: Lines<AtomicU64>,
     turns: Lines<[AtomicU32; TURNS as usize]>,
+    /// True once chains were noted: notes are taken back as positions are published. Seldom written.
+    noted: AtomicBool,
 }
 
 /// On cache lines of its own, also where the processor fetches them in pairs.
@@ -124,7 +126,7 @@ impl Claims {
     pub fn new(base: u16) -> Claims {
         let turns = std::array::from_fn(|n| AtomicU32::new(if n == 0 { TURN } else { 0 }));
         let taken = u64::from(base) << 16 | u64::from(base);
-        Claims { taken: Lines(AtomicU64::new(taken)), turns: Lines(turns) }
+        Claims { taken: Lines(AtomicU64::new(taken)), turns: Lines(turns), noted: AtomicBool::new(false) }
     }
 
     /// The position that will be claimed next.
@@ -194,6 +196,14 @@ impl Claims {
         prefetch_write(self.turn(claim.ticket));
     }
 
+    /// A note is about to be made of a claimed position ([`Virtq::note`]).
+    pub fn will_forget(&self) {
+        if !self.noted.load(Ordering::Relaxed) {
+            // Whoever publishes sees it: it has seen that the claim is done.
+            self.noted.store(true, Ordering::Relaxed);
+        }
+    }
+
     /// A claim will be made soon.
     #[inline(always)]
     pub fn will_take(&self) {
@@ -231,7 +241,7 @@ impl Claims {
     /// done, once all before are. Returns the published position before and after; `None` when another worker will.
     #[inline]
     pub fn finish(&self, claim: Claim, ring: &impl Virtq) -> Option<(u16, u16)> {
-        let (mut ticket, mut end) = (claim.ticket, claim.end());
+        let (mut ticket, mut start, mut end) = (claim.ticket, claim.start(), claim.end());
         let mut turn = self.turn(ticket);
         let mine = turn.load(Ordering::Acquire) & TURN != 0;
         if !mine && turn.fetch_or(DONE | u32::from(end), Ordering::AcqRel) & TURN == 0 {
@@ -240,6 +250,9 @@ impl Claims {
         loop {
             // Whoever publishes next does so after the turn was handed on.
             ring.publish(end);
+            if ring.notes() && self.noted.load(Ordering::Relaxed) {
+                ring.forget(start, end);
+            }
             turn.store(lap(ticket.wrapping_add(TURNS)), Ordering::Release);
             ticket = ticket.wrapping_add(1) & TICKETS;
             turn = self.turn(ticket);
@@ -247,7 +260,7 @@ impl Claims {
             if state & DONE == 0 {
                 return Some((claim.start(), end));
             }
-            end = state as u16;
+            (start, end) = (end, state as u16);
         }
     }
 }

@@ -231,9 +231,12 @@ fn serve_ring<R: Virtq>(
         }
         let Ok(chain) = chain(ring, served.next) else { break };
         let written = chain.descriptors.and_then(|chain| one(table, &chain, packed, wishes)).unwrap_or(0);
-        ring.put_used(served.next, chain.id, written);
-        served.next = served.next.wrapping_add(chain.slots);
+        let at = served.next;
+        ring.note(at, chain.slots, chain.id, written, at);
+        ring.put_used(at, chain.id, written);
+        served.next = at.wrapping_add(chain.slots);
         ring.publish(served.next);
+        ring.forget(at, served.next);
         served.commands += 1;
     }
     served.more = served.commands >= BATCH;

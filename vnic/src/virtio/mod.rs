@@ -17,16 +17,20 @@ mod card;
 mod chain;
 mod claims;
 pub mod control;
+#[cfg(test)]
+mod crash_tests;
 mod fast;
 pub mod features;
+mod recover;
 mod reserve;
-mod resume;
 mod ring;
 mod rx;
+#[cfg(test)]
+mod test_driver;
 mod tx;
 
 pub use card::{Active, Card, MAX_PAIRS, RxQueue, RxState, TxQueueRings, TxState};
-pub use resume::{base, position, resume};
+pub use recover::{base, position, recover, resume};
 pub use ring::Virtqueue;
 pub use rx::RxPath;
 pub use tx::TxQueue;

@@ -12,7 +12,7 @@
 
 use std::sync::atomic::{Ordering, fence};
 
-use sharedmem::{Lookup, MemTable, PackedEvent, PackedRing, SplitRing, VirtqDesc};
+use sharedmem::{InflightNote, Lookup, MemTable, PackedEvent, PackedRing, SplitRing, VirtqDesc};
 
 use super::chain::{self, NEXT, Pieces};
 
@@ -124,6 +124,29 @@ pub trait Virtq {
 
     /// Lets the driver see all used entries before `at`.
     fn publish(&self, at: u16);
+
+    /// True when chains whose used entries the driver will not find one after the other, or that take several positions,
+    /// are to be noted before they are given back ([`crate::virtio::recover`]).
+    #[inline(always)]
+    fn notes(&self) -> bool {
+        false
+    }
+
+    /// Notes chain `id` at `at`, of `slots` positions and with `len` bytes written, of the batch that begins at `first`.
+    /// The first of a batch is noted last, which makes all of them count.
+    fn note(&self, _at: u16, _slots: u16, _id: u16, _len: u32, _first: u16) {}
+
+    /// Notes a batch: place, identifier and bytes of each chain from `first` on up to `end`.
+    #[inline(never)]
+    fn note_batch(&self, chains: impl DoubleEndedIterator<Item = (u16, u16, u32)>, first: u16, mut end: u16) {
+        for (at, id, len) in chains.rev() {
+            self.note(at, end.wrapping_sub(at), id, len, first);
+            end = at;
+        }
+    }
+
+    /// Takes back what was noted of the positions from `from` on, up to `to`: they are published.
+    fn forget(&self, _from: u16, _to: u16) {}
 
     /// True when the driver is to be told that used entries went from `before` to `after`.
     fn wants_interrupt(&self, event_idx: bool, before: u16, after: u16) -> bool;
@@ -253,6 +276,12 @@ pub(super) fn place(ring: &PackedRing, at: u16) -> (u16, bool) {
     (at & (ring.size() - 1), at & ring.size() == 0)
 }
 
+/// The flags by which a descriptor is used in the round of `wrap`.
+#[inline(always)]
+pub(super) fn used_flags(wrap: bool) -> u16 {
+    if wrap { AVAIL | USED } else { 0 }
+}
+
 /// The descriptor at `at`, with its flags as they are, when the driver made it available in this round.
 #[inline(always)]
 fn available(ring: &PackedRing, at: u16) -> Option<VirtqDesc> {
@@ -324,12 +353,42 @@ impl Virtq for PackedRing {
     #[inline(always)]
     fn put_used(&self, at: u16, id: u16, len: u32) {
         let (index, wrap) = place(self, at);
-        self.set_used(index, id, len, if wrap { AVAIL | USED } else { 0 });
+        self.set_used(index, id, len, used_flags(wrap));
     }
 
-    /// A used descriptor is seen as soon as it is written.
+    /// A used descriptor is seen as soon as it is written. What is to be stored, once for a burst, is where the next switch
+    /// goes on if this one ends now.
     #[inline]
-    fn publish(&self, _at: u16) {}
+    fn publish(&self, at: u16) {
+        if let Some(inflight) = self.inflight() {
+            let (index, wrap) = place(self, at);
+            inflight.settle(index, wrap);
+        }
+    }
+
+    #[inline(always)]
+    fn notes(&self) -> bool {
+        self.inflight().is_some()
+    }
+
+    fn note(&self, at: u16, slots: u16, id: u16, len: u32, first: u16) {
+        if let Some(inflight) = self.inflight() {
+            let (index, wrap) = place(self, at);
+            inflight.note(index, InflightNote { id, len, slots, flags: used_flags(wrap), counter: first.into() });
+        }
+    }
+
+    fn forget(&self, from: u16, to: u16) {
+        if let Some(inflight) = self.inflight() {
+            for n in 0..to.wrapping_sub(from).min(self.size()) {
+                let (index, wrap) = place(self, from.wrapping_add(n));
+                // Another worker may have noted the next round's chain there already.
+                if inflight.noted(index).is_some_and(|note| note.flags == used_flags(wrap)) {
+                    inflight.clear(index);
+                }
+            }
+        }
+    }
 
     /// Virtio 1.2, 2.8.10. Positions are compared within two rounds, which is all that a wrap counter tells.
     #[inline]

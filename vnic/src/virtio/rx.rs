@@ -115,7 +115,7 @@ pub(super) struct Path<'a, R> {
 
 impl<'a, R: Virtq> Path<'a, R> {
     #[inline]
-    fn new(active: &'a Active, ring: &'a R, state: &'a RxState, number: usize) -> Path<'a, R> {
+    pub(super) fn new(active: &'a Active, ring: &'a R, state: &'a RxState, number: usize) -> Path<'a, R> {
         let header = header_len(active.features);
         let mergeable = active.features & features::MRG_RXBUF != 0;
         Path { active, ring, state, number, header, mergeable, caps: caps(active.features) }
@@ -123,7 +123,7 @@ impl<'a, R: Virtq> Path<'a, R> {
 
     /// Delivers `list`; true when the driver is to be told.
     #[inline]
-    fn deliver_all(&self, burst: &Burst<'_>, list: &[Delivery], tally: &mut Tally) -> bool {
+    pub(super) fn deliver_all(&self, burst: &Burst<'_>, list: &[Delivery], tally: &mut Tally) -> bool {
         let mut told = false;
         let mut rest = list;
         while !rest.is_empty() {
@@ -163,7 +163,7 @@ impl<'a, R: Virtq> Path<'a, R> {
             let mut cursor = Cursor { next: held.next(), avail: held.avail(), claimed: false };
             self.reserve_each(&plans, &mut at, &mut batch, &mut cursor, tally);
             let claim = held.release(cursor.next, cursor.avail);
-            self.fill_batch(&plans, &batch, tally);
+            self.fill_batch(&plans, &batch, cursor.next, tally);
             told |= claim.is_some_and(|claim| self.finish(claim));
         }
         told
@@ -187,7 +187,7 @@ impl<'a, R: Virtq> Path<'a, R> {
         while at.0 < plans.len() {
             let (before, mut batch) = (at, Batch::new());
             self.reserve_each(&plans, &mut at, &mut batch, &mut cursor, tally);
-            self.fill_batch(&plans, &batch, tally);
+            self.fill_batch(&plans, &batch, cursor.next, tally);
             if at == before {
                 break;
             }
@@ -234,9 +234,9 @@ impl<'a, R: Virtq> Path<'a, R> {
         (segment..left).for_each(|_| tally.dropped(DropReason::RingFull));
     }
 
-    /// Copies what has room, and writes the used entries.
+    /// Copies what has room, and writes the used entries of the batch, whose positions go up to `end`.
     #[inline]
-    fn fill_batch(&self, plans: &[Plan<'_, '_>], batch: &Batch<'_>, tally: &mut Tally) {
+    fn fill_batch(&self, plans: &[Plan<'_, '_>], batch: &Batch<'_>, end: u16, tally: &mut Tally) {
         for job in &batch.jobs {
             let Some(plan) = plans.get(usize::from(job.plan)) else { continue };
             let first = usize::from(job.first_piece);
@@ -246,6 +246,13 @@ impl<'a, R: Virtq> Path<'a, R> {
             } else {
                 tally.dropped(DropReason::BadDescriptor);
             }
+        }
+        if self.ring.notes()
+            && let Some(first) = batch.chains.first()
+        {
+            self.state.claims.will_forget();
+            let chains = batch.chains.iter().map(|chain| (chain.at, chain.id, chain.used.min(chain.room)));
+            self.ring.note_batch(chains, first.at, end);
         }
         // The first last: a packed ring's used descriptors are seen as they are written, and a driver that sees the first
         // buffer of a frame takes the others to be there.

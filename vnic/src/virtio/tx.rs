@@ -98,18 +98,18 @@ fn arm(ring: &impl Virtq, next: u16, event_idx: bool) -> bool {
 }
 
 /// One look at a queue.
-struct Serving<'a, R> {
-    card: &'a Card,
-    active: &'a Active,
-    ring: &'a R,
-    state: &'a TxState,
-    pair: usize,
+pub(super) struct Serving<'a, R> {
+    pub(super) card: &'a Card,
+    pub(super) active: &'a Active,
+    pub(super) ring: &'a R,
+    pub(super) state: &'a TxState,
+    pub(super) pair: usize,
 }
 
 impl<R: Virtq> Serving<'_, R> {
     /// Forwards what waits, a burst at most, and gives its chains back.
     #[inline]
-    fn poll(self, hint: &mut SpanHint, sink: &mut dyn Sink) -> usize {
+    pub(super) fn poll(self, hint: &mut SpanHint, sink: &mut dyn Sink) -> usize {
         let next = self.state.next.load(Ordering::Relaxed);
         if self.ring.is_empty(next) {
             return 0;
@@ -147,8 +147,16 @@ impl<R: Virtq> Serving<'_, R> {
         };
         sink.forward(&burst);
         drop(burst);
+        let after = next.wrapping_add(found.slots);
+        let note = found.slots > 1 && self.ring.notes();
+        if note {
+            self.ring.note(next, found.slots, found.id, 0, next);
+        }
         self.ring.put_used(next, found.id, 0);
-        self.finish(next, next.wrapping_add(found.slots));
+        self.finish(next, after);
+        if note {
+            self.ring.forget(next, after);
+        }
         1
     }
 
