@@ -39,6 +39,7 @@ mod ring;
 mod slice;
 mod virtq;
 mod virtq_driver;
+mod virtq_packed;
 
 pub use dma::{Access, DmaError, DmaMap, Hint, MAX_MAPPINGS, MapError, Mapping};
 pub use inflight::{Inflight, InflightNote, inflight_bytes};
@@ -49,5 +50,6 @@ pub use prefetch::{advise_huge, prefetch, prefetch_write};
 pub use region::Region;
 pub use ring::{Ring, Slot, WideRing};
 pub use slice::{HEAD, Slice};
-pub use virtq::{MAX_VIRTQ, PackedEvent, PackedRing, SplitRing, VirtqDesc, VirtqPlace};
+pub use virtq::{MAX_VIRTQ, SplitRing, VirtqDesc, VirtqPlace};
 pub use virtq_driver::DriverRing;
+pub use virtq_packed::{PackedEvent, PackedRing};

@@ -27,7 +27,8 @@
 use sharedmem::{Inflight, PackedRing, VirtqDesc};
 
 use super::chain::NEXT;
-use super::ring::{AVAIL, USED, Virtq, place, used_flags};
+use super::packed::{AVAIL, USED, place, used_flags};
+use super::ring::Virtq;
 
 /// The position that a VMM's "base" of a packed ring means: index in 15 bits, wrap counter in the 16th (vhost-user
 /// protocol, "Vring state").
