@@ -1,13 +1,10 @@
 //! The fast lane: frames that go out as they came in.
 
 use sharedmem::Slice;
-use wire::{ETHERTYPE_VLAN, MIN_FRAME, TAG_LEN, Tag};
+use wire::MIN_FRAME;
 
 use crate::frame::HEAD_PLAIN;
 use crate::{Burst, Delivery, Frame};
-
-/// Bytes of the addresses a frame begins with.
-const ADDRESSES: usize = 12;
 
 impl<'m> Burst<'m> {
     /// The frame of `delivery`, when it goes out as it came in, whatever its receiver can do: nothing asked of anybody,
@@ -32,26 +29,6 @@ impl<'m> Burst<'m> {
             return to.write_prefixed(prefix, &frame.head, if pad { len.max(MIN_FRAME) } else { len });
         }
         to.write_prefixed(prefix, &frame.head, head) && self.write_rest(frame, to, P + head, len - head)
-    }
-
-    /// The frame of `delivery`, when it goes out as it came in but for a tag: see [`Burst::plain`].
-    #[inline]
-    pub fn silent(&self, delivery: &Delivery) -> Option<&Frame> {
-        self.frames().get(usize::from(delivery.frame)).filter(|frame| frame.is_silent())
-    }
-
-    /// As [`Burst::write_plain`], with `tag` in the frame.
-    #[inline(never)]
-    pub fn write_tagged<const P: usize>(&self, frame: &Frame, tag: Tag, prefix: &[u8; P], to: &Slice<'_>) -> bool {
-        let (head, len) = (usize::from(frame.head_len), frame.len());
-        let Some(behind) = to.after(P + TAG_LEN) else { return false };
-        let [tpid, tci] = [ETHERTYPE_VLAN, tag.0].map(u16::to_be_bytes);
-        // All but the addresses has its place; they and the tag go before it.
-        behind.write_head(&frame.head, head)
-            && to.write_at(P, &frame.head[..ADDRESSES])
-            && to.write_at(P + ADDRESSES, &[tpid[0], tpid[1], tci[0], tci[1]])
-            && to.write_at(0, prefix)
-            && (len <= head || self.write_rest(frame, to, P + TAG_LEN + head, len - head))
     }
 
     /// Copies what lies behind the head to offset `at`, `len` bytes.
