@@ -22,11 +22,6 @@ use super::rx::{HEADER, Path};
 
 /// Bytes of a cache line.
 const LINE: usize = 64;
-/// So many frames ahead of the copy all lines of long frames' buffers are asked for: a copy by itself asks for each when it
-/// comes to it, and waits where another processor has them.
-const AHEAD: usize = 1;
-/// Bytes of a frame for which that is done; behind them the processor sees where it goes.
-const MOST_AHEAD: usize = 1536;
 /// Frames before the end at which the lines are asked for by which claims are finished; short frames, and long ones.
 const NEAR_SHORT: usize = 24;
 const NEAR_LONG: usize = 4;
@@ -210,25 +205,11 @@ impl<'a, R: Virtq> Path<'a, R> {
     }
 }
 
-/// Asks for the lines of room `n`, but for the first, that its frame will fill.
-#[inline(never)]
-fn ask_for_rest(frames: &[&Frame], rooms: &[Slice<'_>], n: usize) {
-    let (Some(frame), Some(room)) = (frames.get(n), rooms.get(n)) else { return };
-    let mut line = LINE;
-    while line < frame.len().min(MOST_AHEAD) {
-        room.prefetch_write_at(line);
-        line += LINE;
-    }
-}
-
 /// Writes header and frame into each room; returns the bytes of the frames.
 #[inline(never)]
 fn fill<const P: usize>(burst: &Burst<'_>, frames: &[&Frame], rooms: &[Slice<'_>]) -> usize {
     let (header, mut bytes) = (const { plain_header::<P>() }, 0);
-    for (n, (frame, room)) in frames.iter().zip(rooms).enumerate() {
-        if frame.len() > 2 * LINE {
-            ask_for_rest(frames, rooms, n + AHEAD);
-        }
+    for (frame, room) in frames.iter().zip(rooms) {
         // Cannot fail: the room was measured when it was looked up.
         let _ = burst.write_plain(frame, &header, room, false);
         bytes += frame.len();
