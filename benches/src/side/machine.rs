@@ -10,6 +10,8 @@ pub struct Machine {
     pub cpus: usize,
     /// Kernel release.
     pub kernel: String,
+    /// How its TCP decides on its rate, which namespaces inherit.
+    pub congestion: String,
 }
 
 impl Machine {
@@ -20,9 +22,14 @@ impl Machine {
         Machine {
             cpu: model.unwrap_or("unknown").to_owned(),
             cpus: std::thread::available_parallelism().map_or(1, usize::from),
-            kernel: fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default().trim().to_owned(),
+            kernel: word("/proc/sys/kernel/osrelease"),
+            congestion: word("/proc/sys/net/ipv4/tcp_congestion_control"),
         }
     }
+}
+
+fn word(path: &str) -> String {
+    fs::read_to_string(path).unwrap_or_default().trim().to_owned()
 }
 
 /// Where the kernel keeps its pages of 2 MiB.
