@@ -59,7 +59,7 @@ impl Guest {
         let Some(active) = self.active.clone() else { return };
         let start = |ring: &Virtqueue| match ring {
             Virtqueue::Split(ring) => ring.used_idx(),
-            Virtqueue::Packed(ring) => recover(ring).unwrap_or_else(|| resume(ring, 0)),
+            Virtqueue::Packed(ring) => recover(ring).unwrap_or_else(|| resume(ring, 0).0),
         };
         let (Some(tx), Some(rx)) = (active.tx[0].as_ref(), active.rx[0].as_ref()) else { return };
         let (at, before) = (start(&tx.ring), tx.state.next.load(Ordering::Relaxed));

@@ -65,18 +65,25 @@ impl Vring {
     /// index from the ring as we do, but DPDK says 0. (A packed ring has no index in it: there QEMU tells the base of long
     /// ago. Inflight memory, where the VMM keeps it, tells best, else the descriptors tell better.)
     ///
-    /// True when the ring was left by a crash, as inflight memory shows: the driver may wait for a signal that it was owed.
+    /// True when the ring was left by a crash, as inflight memory or a gap in it shows: the driver may wait for a signal that
+    /// it was owed.
     pub(super) fn begin(&mut self, ring: &Virtqueue, inflight: Option<&Inflight>, name: &str, index: usize) -> bool {
         if self.rx.is_some() || self.tx.is_some() {
             return false;
         }
+        let mut owed = false;
         let mut known = inflight.is_some_and(Inflight::ready);
         let left = match ring {
             Virtqueue::Split(ring) => ring.used_idx(),
             Virtqueue::Packed(ring) => {
                 let start = recover(ring);
                 known &= start.is_some();
-                base(self.size, start.unwrap_or_else(|| resume(ring, position(self.size, self.base))))
+                let start = start.unwrap_or_else(|| {
+                    let (start, gap) = resume(ring, position(self.size, self.base));
+                    owed |= gap;
+                    start
+                });
+                base(self.size, start)
             }
         };
         if left != self.base {
@@ -92,7 +99,7 @@ impl Vring {
                 Virtqueue::Packed(_) => inflight.settle(left & 0x7fff, left & 0x8000 != 0),
             }
         }
-        known
+        known || owed
     }
 }
 

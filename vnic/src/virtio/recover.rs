@@ -149,7 +149,42 @@ fn chain(ring: &PackedRing, at: u16, most: u32) -> Option<(u16, u32)> {
 ///
 /// A chain that was used keeps its other descriptors as the driver wrote them. Only `told` says that those behind the last
 /// used one are such; without that they are the next chain, for a driver with tables makes chains of one descriptor.
-pub fn resume(ring: &PackedRing, told: u16) -> u16 {
+///
+/// A VMM may take chains itself while nobody serves the ring, and from where it believes the ring to be: QEMU drops what
+/// a guest sends meanwhile (`virtio_net_drop_tx_queue_data`, seen with QEMU 11.1), and then tells the place behind
+/// them. Chains before those, which it passed over, are given back here, for the driver waits for them first; true when
+/// there were any.
+pub fn resume(ring: &PackedRing, told: u16) -> (u16, bool) {
+    let start = behind_last_used(ring, told);
+    let rounds = PackedRing::size(ring).wrapping_mul(2).wrapping_sub(1);
+    let over = if told & rounds == start { passed_over(ring, start) } else { 0..0 };
+    let gap = !over.is_empty();
+    // From behind: the driver sees nothing of it before the first.
+    for back in over {
+        let at = start.wrapping_sub(back);
+        if let Some(found) = desc(ring, at) {
+            ring.put_used(at, found.next, 0);
+        }
+    }
+    (start, gap)
+}
+
+/// The chains of one descriptor between used ones and those used last before `start`, by their distance from there.
+fn passed_over(ring: &PackedRing, start: u16) -> std::ops::Range<u16> {
+    let size = PackedRing::size(ring);
+    let behind = size - end(ring).wrapping_sub(start).min(size);
+    let at = |back: u16| desc(ring, start.wrapping_sub(back));
+    let single = |back: &u16| at(*back).is_some_and(|d| !used(d) && d.flags & NEXT == 0);
+    let Some(near) = (1..=behind).find(|back| at(*back).is_some_and(|d| !used(d))) else { return 0..0 };
+    let count = (near..=behind).take_while(single).count() as u16;
+    let before = at(near + count).filter(|_| near + count <= behind);
+    // The rest of a chain that was used looks as the driver wrote it, and ends with that chain's identifier.
+    let rest = before.is_none_or(|d| !used(d) || at(near).is_some_and(|last| last.next == d.next));
+    if rest { 0..0 } else { near..near + count }
+}
+
+/// The place behind the last used descriptor, or `told` where that is behind the rest of that chain.
+fn behind_last_used(ring: &PackedRing, told: u16) -> u16 {
     let size = PackedRing::size(ring);
     let rounds = size.wrapping_mul(2).wrapping_sub(1);
     let at = |position: u16| desc(ring, position);
