@@ -71,7 +71,7 @@ pub use grace::{Grace, Ticker};
 pub use inbox::{HEARD_MAX, Heard, Inbox};
 pub use learning::{Learned, Outcome, PARTS as LEARNED_PARTS, Probe, Seconds};
 pub use originate::Originator;
-pub use pause::{Idle, LONGEST_NAP, LONGEST_SPIN, LULL, SPIN};
+pub use pause::{Idle, LONGEST_NAP, LONGEST_SPIN, SPIN};
 pub use ports::{
     Arm, Delivery, Egress, Ingress, IngressSlot, Multicast, PortId, PortState, RxFilter, Sink, UnicastFilter,
 };

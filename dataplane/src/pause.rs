@@ -20,9 +20,6 @@ pub enum Idle {
 
 /// How long a worker that seldom has work keeps polling after some before it rests.
 pub const SPIN: Duration = Duration::from_micros(50);
-/// How long it does so at least amid a stream. Guests that share a core send TCP in spurts, and each silence between them
-/// that ends in a sleep costs a kick and a wake-up: a fifth of what two user-mode Linux guests get through.
-pub const LULL: Duration = Duration::from_micros(200);
 /// How long it keeps polling at most, when work kept coming at such distances: a request and its response.
 pub const LONGEST_SPIN: Duration = Duration::from_millis(1);
 /// The longest nap: what the first frame after silence may wait.
@@ -86,7 +83,7 @@ impl Pause {
     /// Twice the usual distance, so that the ordinary late one still meets a spinning worker. Where work comes
     /// farther apart than [`LONGEST_SPIN`], spinning in between would be all the worker does.
     fn patience(&self) -> Duration {
-        if self.gap > LONGEST_SPIN { SPIN } else { (self.gap * 2).clamp(LULL, LONGEST_SPIN) }
+        if self.gap > LONGEST_SPIN { SPIN } else { (self.gap * 2).clamp(SPIN, LONGEST_SPIN) }
     }
 
     /// The worker has rested until `now`: that was not a turn.
@@ -105,8 +102,8 @@ mod tests {
     fn naps_grow_and_end_with_work() {
         let (start, load) = (Instant::now(), Load::default());
         let mut pause = Pause::new(Idle::Adaptive, start);
-        assert_eq!(pause.after(0, start + LULL, &load), Rest::None);
-        let naps: Vec<_> = (1..6).map(|n| pause.after(0, start + LULL + US * n, &load)).collect();
+        assert_eq!(pause.after(0, start + SPIN, &load), Rest::None);
+        let naps: Vec<_> = (1..6).map(|n| pause.after(0, start + SPIN + US * n, &load)).collect();
         assert_eq!(naps, [20, 40, 80, 100, 100].map(|n| Rest::Nap(US * n)));
         assert_eq!(pause.after(1, start + US * 500, &load), Rest::None);
         // The gap of 500 us counts a quarter.
