@@ -41,7 +41,8 @@ pub(crate) struct Args {
     /// Percent of frames that go to everybody.
     #[arg(long, default_value_t = 0, value_parser = clap::value_parser!(u32).range(0..=100))]
     pub broadcast: u32,
-    /// Buffers of each station and direction; more than the cache holds (16384) makes every frame cold.
+    /// Buffers of each station and direction; more than the cache holds (16384) makes every frame cold. Stations send from
+    /// more when there are more kinds of frames.
     #[arg(long, default_value_t = 256, value_parser = clap::value_parser!(u32).range(1..=262_144))]
     pub pool: u32,
     /// Descriptors of each virtio ring.

@@ -92,10 +92,12 @@ impl Bench<'_> {
         for spec in &mut specs {
             spec.vlan = spec.vlan.or(args.vlan);
         }
-        // Every kind of frame is in the pool equally often.
-        let pool = (args.pool as usize).max(args.ring.into()).next_multiple_of(kinds);
+        let rx_pool = (args.pool as usize).max(args.ring.into());
+        // Every kind of frame is in the pool equally often. What is sent says nothing of the buffers it comes to.
+        let tx_pool = rx_pool.next_multiple_of(kinds);
         let open = |at: usize, name: &str| {
-            let opening = Opening { pool, ring: args.ring, mac: Mac([0x00, 0x50, 0x56, 0, 0, at as u8 + 1]) };
+            let mac = Mac([0x00, 0x50, 0x56, 0, 0, at as u8 + 1]);
+            let opening = Opening { tx_pool, rx_pool, ring: args.ring, mac };
             open(&specs[at], opening).with_context(|| format!("station {name}"))
         };
         let [(mut a, driver_a), (mut b, driver_b)] = [open(0, "a")?, open(1, "b")?];

@@ -181,8 +181,10 @@ pub fn parse_vlan(text: &str) -> Result<u16, String> {
 /// What a station on a card is opened with.
 #[derive(Clone, Copy, Debug)]
 pub struct Opening {
-    /// Buffers of each direction, of a virtio station.
-    pub pool: usize,
+    /// Buffers to send from, of a virtio station.
+    pub tx_pool: usize,
+    /// Buffers to receive into, of a virtio station.
+    pub rx_pool: usize,
     /// Descriptors of each ring, of a virtio station.
     pub ring: u16,
     /// The address of a station without another word.
@@ -199,8 +201,8 @@ pub fn open(spec: &StationSpec, opening: Opening) -> Result<Box<dyn Station>> {
     };
     Ok(match kind {
         Kind::Virtio => {
-            let options =
-                VirtioOptions { mac: spec.mac.unwrap_or(opening.mac), ring: opening.ring, pool: opening.pool };
+            let Opening { tx_pool, rx_pool, ring, mac } = opening;
+            let options = VirtioOptions { mac: spec.mac.unwrap_or(mac), ring, tx_pool, rx_pool };
             let card = match server {
                 true => SoftVirtio::over(accept(socket)?, options)?,
                 false => SoftVirtio::connect(socket, options)?,

@@ -1,7 +1,7 @@
 //! The driver side of a virtio network card over vhost-user: what DPDK's virtio-user does, with one queue pair.
 //!
 //! ```text
-//!  one memfd:  | TX ring | RX ring | TX pool: header + frame, 2 KiB each | RX pool |
+//!  one memfd:  | TX ring | RX ring | TX pool: header + frame, 2 KiB each | RX pool | spare |
 //!              given to the switch by SET_MEM_TABLE; rings and pools are written and read in place
 //! ```
 //!
@@ -25,6 +25,9 @@ use super::Drained;
 
 /// Bytes of one buffer.
 const BUFFER: usize = 2048;
+/// Bytes from one buffer to the next: as DPDK's default pools have them, so buffers do not all begin in the same few sets
+/// of the cache.
+const STRIDE: usize = 2304;
 /// Buffers beside the transmit pool, for frames sent in between.
 const SPARE: usize = 1024;
 /// Bytes of the header before each frame.
@@ -48,14 +51,16 @@ pub struct VirtioOptions {
     pub mac: Mac,
     /// Descriptors of each ring, a power of two.
     pub ring: u16,
-    /// Buffers of each direction, at least as many: more than a cache holds makes every frame cold.
-    pub pool: usize,
+    /// Buffers to send from, at least as many: each holds a frame of its own.
+    pub tx_pool: usize,
+    /// Buffers to receive into, at least as many: more than a cache holds makes every frame cold.
+    pub rx_pool: usize,
 }
 
 impl VirtioOptions {
     /// 256 descriptors and buffers.
     pub fn new(mac: Mac) -> VirtioOptions {
-        VirtioOptions { mac, ring: 256, pool: 256 }
+        VirtioOptions { mac, ring: 256, tx_pool: 256, rx_pool: 256 }
     }
 }
 
@@ -94,7 +99,7 @@ impl Pool {
     fn take(&mut self) -> (usize, usize) {
         let index = self.next;
         self.next = if index + 1 < self.count { index + 1 } else { 0 };
-        (index, self.start + index * BUFFER)
+        (index, self.start + index * STRIDE)
     }
 }
 
@@ -117,9 +122,10 @@ impl SoftVirtio {
     }
 
     fn start(front: Frontend, options: VirtioOptions) -> Result<SoftVirtio> {
-        let (ring, pool) = (options.ring, options.pool.max(usize::from(options.ring)));
+        let ring = options.ring;
+        let [to_send, to_receive] = [options.tx_pool, options.rx_pool].map(|pool| pool.max(usize::from(ring)));
         let ring_bytes = DriverRing::bytes(ring).next_multiple_of(4096);
-        let total = (2 * ring_bytes + (2 * pool + SPARE) * BUFFER).next_multiple_of(2 << 20);
+        let total = (2 * ring_bytes + (to_send + to_receive + SPARE) * STRIDE).next_multiple_of(2 << 20);
         let ram = SharedPage::new("soft-virtio", total).context("guest memory")?;
         let region = ram.region();
         let (tx, avail, used) = DriverRing::new(ring, (region, 0)).context("a ring of that size")?;
@@ -128,7 +134,7 @@ impl SoftVirtio {
         let event = || EventFd::new(O_NONBLOCK).context("an eventfd");
         let (kicks, calls) = ([event()?, event()?], [event()?, event()?]);
         let pools = 2 * ring_bytes;
-        let buffers = |before: usize, count| Pool { start: pools + before * BUFFER, count, next: 0 };
+        let buffers = |before: usize, count| Pool { start: pools + before * STRIDE, count, next: 0 };
         let mut guest = SoftVirtio {
             front,
             kicks,
@@ -137,10 +143,10 @@ impl SoftVirtio {
             ram,
             tx,
             rx,
-            tx_pool: buffers(0, pool),
-            rx_pool: buffers(pool, pool),
-            spare: buffers(2 * pool, SPARE),
-            lens: vec![0; pool],
+            tx_pool: buffers(0, to_send),
+            rx_pool: buffers(to_send, to_receive),
+            spare: buffers(to_send + to_receive, SPARE),
+            lens: vec![0; to_send],
             tx_next: 0,
             rx_next: 0,
             rx_done: 0,
@@ -195,7 +201,7 @@ impl SoftVirtio {
         self.rx_next = self.rx_next.wrapping_add(1);
     }
 
-    /// Buffers of each direction.
+    /// Buffers to send from.
     pub fn pool(&self) -> usize {
         self.tx_pool.count
     }
@@ -205,7 +211,7 @@ impl SoftVirtio {
     /// # Errors
     /// When it does not fit or there is no such buffer.
     pub fn lay(&mut self, index: usize, frame: &[u8]) -> Result<()> {
-        let len = self.write(self.tx_pool.start + index * BUFFER, frame)?;
+        let len = self.write(self.tx_pool.start + index * STRIDE, frame)?;
         *self.lens.get_mut(index).context("no such buffer")? = len;
         Ok(())
     }
