@@ -1,9 +1,14 @@
 //! What a worker does after a turn: go on, or rest, and how long.
 //!
 //! ```text
-//!   frames --> spin (as long as work was seldom farther apart than that) --> nap 20, 40, 80, 100 us ...
-//!                                                                     \--> or sleep, when every peer can wake it
+//!   frames --> spin --> spin and yield (as long as work is seldom farther apart) --> nap 20, 40, 80, 100 us ...
+//!                                                                            \--> or sleep, when every peer can wake it
 //! ```
+//!
+//! On a CPU of its own a worker that yields is one that spins. Where it shares the CPU with those it works for, guests
+//! mostly, they go on while it would have looked at empty rings. But who yields to somebody who computes waits for the
+//! end of his time slice, milliseconds, while who sleeps and is woken goes first: where a yield took long, the worker
+//! rests at once for a while.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
@@ -11,7 +16,7 @@ use std::time::{Duration, Instant};
 /// What a worker with nothing to do does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Idle {
-    /// Spins a while, then sleeps until a peer signals; where some peer cannot, naps, longer and longer up to
+    /// Spins a while, offering the CPU to others, then sleeps until a peer signals; where some peer cannot, naps, longer and longer up to
     /// [`LONGEST_NAP`].
     Adaptive,
     /// Polls without pause.
@@ -19,7 +24,14 @@ pub enum Idle {
 }
 
 /// How long a worker that seldom has work keeps polling after some before it rests.
-pub const SPIN: Duration = Duration::from_micros(50);
+pub const SPIN: Duration = Duration::from_micros(200);
+/// How long after work it polls without offering the CPU: the next burst of a stream, and the answer to a lone frame
+/// between two rings, come sooner.
+const KEEP: Duration = Duration::from_micros(3);
+/// Who keeps the CPU longer than this when it is offered computes, and does not wait for us.
+const LONG_YIELD: Duration = Duration::from_micros(100);
+/// How long a worker that met such a one rests instead of offering.
+const WARY: Duration = Duration::from_millis(20);
 /// How long it keeps polling at most, when work kept coming at such distances: a request and its response.
 pub const LONGEST_SPIN: Duration = Duration::from_millis(1);
 /// The longest nap: what the first frame after silence may wait.
@@ -38,6 +50,8 @@ pub(crate) struct Load {
 pub(crate) enum Rest {
     /// The next turn at once.
     None,
+    /// The next turn after others who want the CPU.
+    Yield,
     /// Rest: sleep if every peer can wake the worker, else nap this long.
     Nap(Duration),
 }
@@ -50,11 +64,13 @@ pub(crate) struct Pause {
     nap: Duration,
     /// Smoothed distance of turns that had work.
     gap: Duration,
+    /// Until when the CPU is not offered.
+    wary: Instant,
 }
 
 impl Pause {
     pub(crate) fn new(idle: Idle, now: Instant) -> Pause {
-        Pause { idle, last: now, last_work: now, nap: FIRST_NAP, gap: Duration::ZERO }
+        Pause { idle, last: now, last_work: now, nap: FIRST_NAP, gap: Duration::ZERO, wary: now }
     }
 
     /// After a turn that ended at `now` and took `frames` frames.
@@ -71,19 +87,31 @@ impl Pause {
             return Rest::None;
         }
         self.last = now;
-        if self.idle == Idle::Spin || since <= self.patience() {
+        if self.idle == Idle::Spin || since <= KEEP {
             std::hint::spin_loop();
             return Rest::None;
+        }
+        if since <= self.patience() && now >= self.wary {
+            return Rest::Yield;
         }
         let nap = self.nap;
         self.nap = (self.nap * 2).min(LONGEST_NAP);
         Rest::Nap(nap)
     }
 
-    /// Twice the usual distance, so that the ordinary late one still meets a spinning worker. Where work comes
+    /// Twice the usual distance, so that the ordinary late one still meets a polling worker. Where work comes
     /// farther apart than [`LONGEST_SPIN`], spinning in between would be all the worker does.
     fn patience(&self) -> Duration {
         if self.gap > LONGEST_SPIN { SPIN } else { (self.gap * 2).clamp(SPIN, LONGEST_SPIN) }
+    }
+
+    /// The CPU was offered, and is the worker's again at `now`: that was not a turn.
+    #[inline]
+    pub(crate) fn yielded(&mut self, now: Instant) {
+        if now.saturating_duration_since(self.last) > LONG_YIELD {
+            self.wary = now + WARY;
+        }
+        self.last = now;
     }
 
     /// The worker has rested until `now`: that was not a turn.
@@ -102,14 +130,15 @@ mod tests {
     fn naps_grow_and_end_with_work() {
         let (start, load) = (Instant::now(), Load::default());
         let mut pause = Pause::new(Idle::Adaptive, start);
-        assert_eq!(pause.after(0, start + SPIN, &load), Rest::None);
+        assert_eq!(pause.after(0, start + KEEP, &load), Rest::None);
+        assert_eq!(pause.after(0, start + SPIN, &load), Rest::Yield);
         let naps: Vec<_> = (1..6).map(|n| pause.after(0, start + SPIN + US * n, &load)).collect();
         assert_eq!(naps, [20, 40, 80, 100, 100].map(|n| Rest::Nap(US * n)));
-        assert_eq!(pause.after(1, start + US * 500, &load), Rest::None);
-        // The gap of 500 us counts a quarter.
-        assert_eq!(pause.after(0, start + US * 700, &load), Rest::None);
-        assert_eq!(pause.after(0, start + US * 751, &load), Rest::Nap(FIRST_NAP));
-        assert_eq!(load.turns.load(Ordering::Relaxed), 9);
+        assert_eq!(pause.after(1, start + US * 2000, &load), Rest::None);
+        // The gap of 2000 us counts a quarter.
+        assert_eq!(pause.after(0, start + US * 3000, &load), Rest::Yield);
+        assert_eq!(pause.after(0, start + US * 3001, &load), Rest::Nap(FIRST_NAP));
+        assert_eq!(load.turns.load(Ordering::Relaxed), 10);
     }
 
     #[test]
@@ -121,13 +150,35 @@ mod tests {
             now += US * 300;
             pause.after(1, now, &load);
         }
-        assert_eq!(pause.after(0, now + US * 590, &load), Rest::None);
-        assert_ne!(pause.after(0, now + US * 605, &load), Rest::None);
+        assert_eq!(pause.after(0, now + US * 590, &load), Rest::Yield);
+        assert_eq!(pause.after(0, now + US * 605, &load), Rest::Nap(FIRST_NAP));
         for _ in 0..40 {
             now += Duration::from_millis(20);
             pause.after(1, now, &load);
         }
-        assert_ne!(pause.after(0, now + US * 51, &load), Rest::None);
+        assert_eq!(pause.after(0, now + US * 201, &load), Rest::Nap(FIRST_NAP));
+    }
+
+    #[test]
+    fn who_computes_is_not_offered_the_cpu_again_soon() {
+        let (start, load) = (Instant::now(), Load::default());
+        let mut pause = Pause::new(Idle::Adaptive, start);
+        let mut silence = |from: Duration, yield_took: Duration| {
+            let work = start + from;
+            pause.after(1, work, &load);
+            assert_eq!(pause.after(0, work + KEEP, &load), Rest::None);
+            let rest = pause.after(0, work + US * 4, &load);
+            if rest == Rest::Yield {
+                pause.yielded(work + US * 4 + yield_took);
+            }
+            rest
+        };
+        assert_eq!(silence(Duration::ZERO, LONG_YIELD), Rest::Yield);
+        assert_eq!(silence(US * 1000, LONG_YIELD + US), Rest::Yield, "that was not long");
+        let end = US * 1004 + LONG_YIELD + US + WARY;
+        assert_eq!(silence(US * 1200, US), Rest::Nap(FIRST_NAP));
+        assert_eq!(silence(end - US * 5, US), Rest::Nap(FIRST_NAP));
+        assert_eq!(silence(end, US), Rest::Yield);
     }
 
     #[test]

@@ -180,9 +180,16 @@ impl Worker {
         let mut pause = Pause::new(self.idle, Instant::now());
         while !self.shared.stop.load(Ordering::Acquire) {
             let frames = self.turn();
-            if let Rest::Nap(nap) = pause.after(frames, Instant::now(), &self.shared.loads[self.index]) {
-                self.rest(nap);
-                pause.rested(Instant::now());
+            match pause.after(frames, Instant::now(), &self.shared.loads[self.index]) {
+                Rest::None => {}
+                Rest::Yield => {
+                    std::thread::yield_now();
+                    pause.yielded(Instant::now());
+                }
+                Rest::Nap(nap) => {
+                    self.rest(nap);
+                    pause.rested(Instant::now());
+                }
             }
         }
     }

@@ -10,8 +10,6 @@ pub struct Machine {
     pub cpus: usize,
     /// Kernel release.
     pub kernel: String,
-    /// How its TCP decides on its rate, which namespaces inherit.
-    pub congestion: String,
 }
 
 impl Machine {
@@ -23,7 +21,6 @@ impl Machine {
             cpu: model.unwrap_or("unknown").to_owned(),
             cpus: std::thread::available_parallelism().map_or(1, usize::from),
             kernel: word("/proc/sys/kernel/osrelease"),
-            congestion: word("/proc/sys/net/ipv4/tcp_congestion_control"),
         }
     }
 }

@@ -137,11 +137,11 @@ fn start_vde(dir: &Path, namespace: &str) -> Result<Process> {
     Ok(process)
 }
 
-/// TCP from one namespace to the other, by iperf3.
+/// TCP from one namespace to the other, by iperf3, its sender controlled by `control` (`cubic`, `bbr`).
 ///
 /// # Errors
 /// When the peer cannot do it.
-pub fn tcp(peer: Peer, seconds: f64) -> Result<Outcome> {
+pub fn tcp(peer: Peer, control: &str, seconds: f64) -> Result<Outcome> {
     // Named before anything waits for it.
     run("iperf3", &["--version"], &[])?;
     let mut site = Site::new()?;
@@ -165,7 +165,7 @@ pub fn tcp(peer: Peer, seconds: f64) -> Result<Outcome> {
         host.address("eth0", &format!("{address}/24"))?;
     }
     wait_until("the hosts reach each other", LIMIT, || hosts[0].pings(ADDRESSES[1]).unwrap_or(false))?;
-    let gbits = iperf::between([&hosts[0], &hosts[1]], ADDRESSES[1], seconds)?;
+    let gbits = iperf::between([&hosts[0], &hosts[1]], ADDRESSES[1], control, seconds)?;
     for host in &hosts {
         // The kernel's own words (ARP) end with the link, and traffic rests.
         host.ip("link set dev eth0 down")?;

@@ -13,8 +13,8 @@ pub fn report(list: &[Work], figures: &Figures, rounds: usize, seconds: f64, mac
         "Medians of {rounds} rounds of {seconds} s; everybody once in each round, on the same ports, by the same \
          generator, one core for the switch and one for the generator. `make bench` wrote this page.\n"
     );
-    let Machine { cpu, cpus, kernel, congestion } = machine;
-    let _ = writeln!(text, "Machine: {cpu} ({cpus} CPUs), Linux {kernel}, TCP's congestion control: {congestion}.\n");
+    let Machine { cpu, cpus, kernel } = machine;
+    let _ = writeln!(text, "Machine: {cpu} ({cpus} CPUs), Linux {kernel}.\n");
     text += "| work | vswitch | against | ratio | to reach | |\n|---|---|---|---|---|---|\n";
     for work in list {
         for row in rows(work, figures) {

@@ -21,8 +21,8 @@ enum Kind {
     Idle,
     /// TCP between two user-mode Linux guests.
     Guests,
-    /// TCP from namespace to namespace.
-    Tcp,
+    /// TCP from namespace to namespace, by a congestion control.
+    Tcp(&'static str),
     /// Frames from veth to veth.
     Veth,
 }
@@ -89,7 +89,7 @@ impl Work {
             }
             Kind::Idle => idle::idle(peer, Duration::from_secs_f64(seconds.max(2.0))),
             Kind::Guests => guests::tcp(peer, seconds),
-            Kind::Tcp => namespaces::tcp(peer, seconds),
+            Kind::Tcp(control) => namespaces::tcp(peer, control, seconds),
             Kind::Veth => namespaces::frames(peer, seconds),
         }
     }
@@ -157,19 +157,21 @@ pub fn works() -> Vec<Work> {
 fn between_namespaces() -> Vec<Work> {
     let ovs = |ports, goal| (Peer::Ovs(ports), goal);
     let (bridge, wire) = ((Peer::Bridge, None), (Peer::Wire, None));
-    let title = "TCP between two namespaces on tap ports (iperf3; OVS with its TSO on, Linux bridge with veth)";
     let others = [(Peer::Bridge, Some(1.0)), ovs(Ports::Tap, Some(1.3)), (Peer::Vde, None)];
-    let tap = against("tcp-tap", title, Kind::Tcp, &[Ports::Tap], &others);
-    let title = "TCP between two namespaces on netdev ports with veth (iperf3)";
+    // Whatever the machine's own is, the rows are of the kernel's default and of the other one that is much in use.
+    let title = "TCP between two namespaces on tap ports (iperf3, cubic; OVS with its TSO on, Linux bridge with veth)";
+    let tap = against("tcp-tap", title, Kind::Tcp("cubic"), &[Ports::Tap], &others);
+    let paced = against("tcp-tap-bbr", "the same by bbr", Kind::Tcp("bbr"), &[Ports::Tap], &others);
+    let title = "TCP between two namespaces on netdev ports with veth (iperf3, cubic)";
     let others = [ovs(Ports::AfPacket, None), ovs(Ports::AfXdp, None), bridge];
-    let netdev = against("tcp-netdev", title, Kind::Tcp, &[Ports::AfPacket, Ports::AfXdp], &others);
+    let netdev = against("tcp-netdev", title, Kind::Tcp("cubic"), &[Ports::AfPacket, Ports::AfXdp], &others);
     let title = "netdev ports, veth to veth through the switch by AF_XDP, 64 B";
     let others = [ovs(Ports::AfXdp, Some(1.4)), bridge, wire];
     let xdp = against("veth-xdp", title, Kind::Veth, &[Ports::AfXdp], &others);
     let title = "netdev ports, veth to veth through the switch by AF_PACKET, 64 B";
     let others = [ovs(Ports::AfPacket, Some(1.4)), bridge, wire];
     let packet = against("veth-packet", title, Kind::Veth, &[Ports::AfPacket], &others);
-    vec![tap, netdev, xdp, packet]
+    vec![tap, paced, netdev, xdp, packet]
 }
 
 #[cfg(test)]
