@@ -23,6 +23,7 @@ use super::peers::{Peer, Ports, own_groups};
 use super::process::{Place, Process, run};
 use super::{Measured, iperf};
 
+const NETWORK: &str = "10.99.0.0/24";
 const ADDRESSES: [&str; 2] = ["10.99.0.1", "10.99.0.2"];
 const LIMIT: Duration = Duration::from_secs(20);
 
@@ -137,7 +138,7 @@ fn start_vde(dir: &Path, namespace: &str) -> Result<Process> {
     Ok(process)
 }
 
-/// TCP from one namespace to the other, by iperf3, its sender controlled by `control` (`cubic`, `bbr`).
+/// TCP from one namespace to the other, by iperf3, under the congestion control `control` (`cubic`, `bbr`).
 ///
 /// # Errors
 /// When the peer cannot do it.
@@ -163,9 +164,13 @@ pub fn tcp(peer: Peer, control: &str, seconds: f64) -> Result<Outcome> {
         host.ip(&format!("link set dev eth0 address {mac}"))?;
         host.ip("link set dev eth0 up")?;
         host.address("eth0", &format!("{address}/24"))?;
+        // By the route, and so from the first packet on: a connection that began with the machine's own and was told of
+        // another later keeps what the first had set up, a timer for each segment where that was bbr. A namespace may
+        // not choose its default.
+        host.ip(&format!("route change {NETWORK} dev eth0 congctl {control}"))?;
     }
     wait_until("the hosts reach each other", LIMIT, || hosts[0].pings(ADDRESSES[1]).unwrap_or(false))?;
-    let gbits = iperf::between([&hosts[0], &hosts[1]], ADDRESSES[1], control, seconds)?;
+    let gbits = iperf::between([&hosts[0], &hosts[1]], ADDRESSES[1], seconds)?;
     for host in &hosts {
         // The kernel's own words (ARP) end with the link, and traffic rests.
         host.ip("link set dev eth0 down")?;
