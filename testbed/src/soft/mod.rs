@@ -11,6 +11,7 @@
 
 mod card;
 pub mod client;
+mod pool;
 mod protocol;
 mod ram;
 mod virtio;

@@ -22,12 +22,8 @@ use vmm_sys_util::eventfd::EventFd;
 use wire::Mac;
 
 use super::Drained;
+use super::pool::{BUFFER, Pool, STRIDE};
 
-/// Bytes of one buffer.
-const BUFFER: usize = 2048;
-/// Bytes from one buffer to the next: as DPDK's default pools have them, so buffers do not all begin in the same few sets
-/// of the cache.
-const STRIDE: usize = 2304;
 /// Buffers beside the transmit pool, for frames sent in between.
 const SPARE: usize = 1024;
 /// Bytes of the header before each frame.
@@ -87,22 +83,6 @@ pub struct SoftVirtio {
     rx_buffers: Vec<usize>,
 }
 
-/// Buffers that are used round and round.
-struct Pool {
-    start: usize,
-    count: usize,
-    next: usize,
-}
-
-impl Pool {
-    #[inline]
-    fn take(&mut self) -> (usize, usize) {
-        let index = self.next;
-        self.next = if index + 1 < self.count { index + 1 } else { 0 };
-        (index, self.start + index * STRIDE)
-    }
-}
-
 impl SoftVirtio {
     /// Connects to the vhost-user socket at `path` and starts the card.
     ///
@@ -134,7 +114,7 @@ impl SoftVirtio {
         let event = || EventFd::new(O_NONBLOCK).context("an eventfd");
         let (kicks, calls) = ([event()?, event()?], [event()?, event()?]);
         let pools = 2 * ring_bytes;
-        let buffers = |before: usize, count| Pool { start: pools + before * STRIDE, count, next: 0 };
+        let buffers = |before: usize, count| Pool::new(pools + before * STRIDE, count);
         let mut guest = SoftVirtio {
             front,
             kicks,
@@ -203,7 +183,7 @@ impl SoftVirtio {
 
     /// Buffers to send from.
     pub fn pool(&self) -> usize {
-        self.tx_pool.count
+        self.tx_pool.count()
     }
 
     /// Writes `frame` into buffer `index` of the transmit pool.
@@ -211,7 +191,7 @@ impl SoftVirtio {
     /// # Errors
     /// When it does not fit or there is no such buffer.
     pub fn lay(&mut self, index: usize, frame: &[u8]) -> Result<()> {
-        let len = self.write(self.tx_pool.start + index * STRIDE, frame)?;
+        let len = self.write(self.tx_pool.place(index), frame)?;
         *self.lens.get_mut(index).context("no such buffer")? = len;
         Ok(())
     }

@@ -1,0 +1,52 @@
+//! Buffers of a soft guest, used round and round.
+
+/// Bytes of one buffer.
+pub(super) const BUFFER: usize = 2048;
+/// Bytes from one buffer to the next: as DPDK's default pools have them, so buffers do not all begin in the same few sets
+/// of the cache.
+pub(super) const STRIDE: usize = 2304;
+
+/// `count` buffers from an offset in the guest's memory on.
+pub(super) struct Pool {
+    start: usize,
+    count: usize,
+    next: usize,
+}
+
+impl Pool {
+    pub(super) fn new(start: usize, count: usize) -> Pool {
+        Pool { start, count, next: 0 }
+    }
+
+    /// How many there are.
+    pub(super) fn count(&self) -> usize {
+        self.count
+    }
+
+    /// Where buffer `index` begins, whether there is one or not.
+    pub(super) fn place(&self, index: usize) -> usize {
+        self.start + index * STRIDE
+    }
+
+    /// The next one: its index, and where it begins.
+    #[inline]
+    pub(super) fn take(&mut self) -> (usize, usize) {
+        let index = self.next;
+        self.next = if index + 1 < self.count { index + 1 } else { 0 };
+        (index, self.place(index))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn buffers_come_in_turn_and_do_not_overlap() {
+        let mut pool = Pool::new(4096, 3);
+        let taken: Vec<_> = (0..4).map(|_| pool.take()).collect();
+        assert_eq!(taken, [(0, 4096), (1, 4096 + STRIDE), (2, 4096 + 2 * STRIDE), (0, 4096)]);
+        assert_eq!((pool.count(), pool.place(2)), (3, 4096 + 2 * STRIDE));
+        const { assert!(STRIDE >= BUFFER) };
+    }
+}
