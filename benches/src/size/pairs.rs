@@ -69,7 +69,7 @@ pub fn measure(work: Work, workers: usize, frame: usize, seconds: f64) -> (f64, 
 /// A switch, its guests and its workers.
 struct Site {
     work: Work,
-    workers: Vec<Mutex<Worker>>,
+    workers: Vec<Mutex<Option<Worker>>>,
     /// By number; a worker's sender is twice its own.
     guests: Vec<Mutex<Guest>>,
 }
@@ -95,7 +95,7 @@ impl Site {
             })
             .unzip();
         workers.publish(Snapshot::new(entries, 1500));
-        let workers = (0..count).map(|n| Mutex::new(workers.worker(n).expect("a worker"))).collect();
+        let workers = (0..count).map(|n| Mutex::new(workers.worker(n))).collect();
         Site { work, workers, guests: guests.into_iter().map(Mutex::new).collect() }
     }
 
@@ -104,7 +104,8 @@ impl Site {
     fn run(&self, local: usize, cpu: usize, gate: &Gate, seconds: f64) -> Vec<(Instant, Instant, usize)> {
         pin(cpu);
         let (started, mut batches) = (Instant::now(), Vec::new());
-        let mut worker = self.workers[local].lock().expect("nobody else's");
+        // On this thread's stack, where the switch has its workers, too.
+        let mut worker = self.workers[local].lock().expect("nobody panicked").take().expect("nobody else's");
         let sender = 2 * local;
         let receiver = if self.work == Work::Common { 1 } else { sender + 1 };
         loop {

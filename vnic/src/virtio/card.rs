@@ -62,8 +62,10 @@ pub struct RxQueue {
     pub state: Arc<RxState>,
 }
 
-/// How far a transmit queue has come; one worker at a time moves it.
+/// How far a transmit queue has come; one worker at a time moves it, for each burst: no other's shares its cache lines (two,
+/// since processors fetch pairs).
 #[derive(Debug)]
+#[repr(align(128))]
 pub struct TxState {
     /// The next available position, which is also the next used one: frames are used in order.
     pub next: AtomicU16,

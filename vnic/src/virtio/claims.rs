@@ -13,6 +13,7 @@
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::thread;
 
+use crossbeam_utils::CachePadded;
 use sharedmem::prefetch_write;
 
 use super::ring::Virtq;
@@ -37,16 +38,11 @@ const SPINS: u32 = 64;
 /// How far a receive queue has come.
 #[derive(Debug)]
 pub struct Claims {
-    taken: Lines<AtomicU64>,
-    turns: Lines<[AtomicU32; TURNS as usize]>,
+    taken: CachePadded<AtomicU64>,
+    turns: CachePadded<[AtomicU32; TURNS as usize]>,
     /// True once chains were noted: notes are taken back as positions are published. Seldom written.
     noted: AtomicBool,
 }
-
-/// On cache lines of its own, also where the processor fetches them in pairs.
-#[derive(Debug)]
-#[repr(align(128))]
-struct Lines<T>(T);
 
 /// How things stood: claims are made on the ground of it, and hold if it is so still.
 #[derive(Clone, Copy, Debug)]
@@ -126,24 +122,28 @@ impl Claims {
     pub fn new(base: u16) -> Claims {
         let turns = std::array::from_fn(|n| AtomicU32::new(if n == 0 { TURN } else { 0 }));
         let taken = u64::from(base) << 16 | u64::from(base);
-        Claims { taken: Lines(AtomicU64::new(taken)), turns: Lines(turns), noted: AtomicBool::new(false) }
+        Claims {
+            taken: CachePadded::new(AtomicU64::new(taken)),
+            turns: CachePadded::new(turns),
+            noted: AtomicBool::new(false),
+        }
     }
 
     /// The position that will be claimed next.
     pub fn next(&self) -> u16 {
-        Seen(self.taken.0.load(Ordering::Acquire)).next()
+        Seen(self.taken.load(Ordering::Acquire)).next()
     }
 
     #[inline(always)]
     fn turn(&self, ticket: u16) -> &AtomicU32 {
-        &self.turns.0[usize::from(ticket % TURNS)]
+        &self.turns[usize::from(ticket % TURNS)]
     }
 
     /// How things stand, once nobody holds them; `None` when no claim can be made, for too many are open behind one of a
     /// worker that does not get on.
     #[inline(always)]
     pub fn look(&self) -> Option<Seen> {
-        let mut seen = self.taken.0.load(Ordering::Acquire);
+        let mut seen = self.taken.load(Ordering::Acquire);
         if seen & HELD != 0 {
             seen = self.wait();
         }
@@ -163,7 +163,7 @@ impl Claims {
     fn wait(&self) -> u64 {
         let mut looks = 0;
         loop {
-            let word = self.taken.0.load(Ordering::Acquire);
+            let word = self.taken.load(Ordering::Acquire);
             if word & HELD == 0 {
                 return word;
             }
@@ -182,12 +182,12 @@ impl Claims {
 
     /// True when things are as seen.
     pub fn stands(&self, seen: Seen) -> bool {
-        self.taken.0.load(Ordering::Acquire) == seen.0
+        self.taken.load(Ordering::Acquire) == seen.0
     }
 
     #[inline(always)]
     fn change(&self, from: u64, to: u64) -> bool {
-        self.taken.0.compare_exchange(from, to, Ordering::AcqRel, Ordering::Relaxed).is_ok()
+        self.taken.compare_exchange(from, to, Ordering::AcqRel, Ordering::Relaxed).is_ok()
     }
 
     /// `claim` will be finished soon.
@@ -225,14 +225,14 @@ impl Claims {
     #[cold]
     pub fn shorten(&self, claim: &mut Claim, end: u16) -> bool {
         let count = claim.end.wrapping_sub(u32::from(claim.end().wrapping_sub(end)));
-        let mut word = self.taken.0.load(Ordering::Acquire);
+        let mut word = self.taken.load(Ordering::Acquire);
         // A later claim of no positions would still publish its own.
         while word & HELD == 0 && Seen(word).ticket() == claim.ticket.wrapping_add(1) & TICKETS {
             if self.change(word, word & !(0xffff_ffff << 16) | u64::from(count) << 16) {
                 claim.end = count;
                 return true;
             }
-            word = self.taken.0.load(Ordering::Acquire);
+            word = self.taken.load(Ordering::Acquire);
         }
         false
     }
@@ -292,7 +292,7 @@ impl Held<'_> {
 
 impl Drop for Held<'_> {
     fn drop(&mut self) {
-        self.claims.taken.0.store(self.word, Ordering::Release);
+        self.claims.taken.store(self.word, Ordering::Release);
     }
 }
 

@@ -13,6 +13,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use arc_swap::ArcSwapOption;
 use arrayvec::ArrayVec;
+use crossbeam_utils::CachePadded;
 use dataplane::PortState;
 use sharedmem::{DmaError, DmaMap, SharedPage, Slot, WideRing};
 
@@ -112,10 +113,10 @@ pub struct Run {
     pub conf: Conf,
     /// UPT features in force; the driver may change them while the card runs.
     pub features: AtomicU64,
-    /// Transmit queues.
-    pub tx: ArrayVec<TxState, MAX_TX_QUEUES>,
+    /// Transmit queues, each worker's on cache lines of its own.
+    pub tx: ArrayVec<CachePadded<TxState>, MAX_TX_QUEUES>,
     /// Receive queues. The lock is held to reserve descriptors only.
-    pub rx: ArrayVec<Mutex<RxPositions>, MAX_RX_QUEUES>,
+    pub rx: ArrayVec<CachePadded<Mutex<RxPositions>>, MAX_RX_QUEUES>,
     /// Set by a worker that found memory of a ring gone; nobody touches the rings after that.
     failed: AtomicBool,
 }
@@ -123,9 +124,17 @@ pub struct Run {
 impl Run {
     /// All rings at their start.
     pub fn new(conf: Conf) -> Run {
-        let tx = |_| TxState { next: Position::start(), completion: Position::start(), error: AtomicU32::new(0) };
-        let rx =
-            |_| Mutex::new(RxPositions { rings: [Cursor::start(); 2], completion: Cursor::start(), armed: [0; 2] });
+        let tx = |_| {
+            CachePadded::new(TxState {
+                next: Position::start(),
+                completion: Position::start(),
+                error: AtomicU32::new(0),
+            })
+        };
+        let rx = |_| {
+            let start = RxPositions { rings: [Cursor::start(); 2], completion: Cursor::start(), armed: [0; 2] };
+            CachePadded::new(Mutex::new(start))
+        };
         Run {
             features: AtomicU64::new(conf.features),
             tx: conf.tx.iter().map(tx).collect(),
@@ -252,9 +261,9 @@ pub struct Card {
     /// How many transmit queues run; the cheap look of an idle queue's poll.
     pub tx_queues: AtomicUsize,
     /// Transmit statistics, a set per queue; they outlive a restart of the driver.
-    pub tx_stats: [TxStats; MAX_TX_QUEUES],
+    pub tx_stats: [CachePadded<TxStats>; MAX_TX_QUEUES],
     /// Receive statistics likewise.
-    pub rx_stats: [RxStats; MAX_RX_QUEUES],
+    pub rx_stats: [CachePadded<RxStats>; MAX_RX_QUEUES],
     events: Mutex<u32>,
 }
 

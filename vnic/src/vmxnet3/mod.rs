@@ -209,7 +209,7 @@ impl DeviceModel for Vmxnet3 {
         self.registers = Registers::new(self.permanent);
         self.msix = msix_table();
         self.complaint = None;
-        self.card.tx_stats.iter().chain(&self.card.rx_stats).for_each(stats::QueueStats::clear);
+        self.card.tx_stats.iter().chain(&self.card.rx_stats).for_each(|queue| queue.clear());
     }
 
     fn link_changed(&mut self) {
