@@ -16,8 +16,8 @@ use std::time::{Duration, Instant};
 /// What a worker with nothing to do does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Idle {
-    /// Spins a while, offering the CPU to others, then sleeps until a peer signals; where some peer cannot, naps, longer and longer up to
-    /// [`LONGEST_NAP`].
+    /// Spins a while, offering the CPU to others, then sleeps until a peer signals; where some peer cannot, naps, longer
+    /// and longer up to [`LONGEST_NAP`].
     Adaptive,
     /// Polls without pause.
     Spin,
