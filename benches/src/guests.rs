@@ -12,16 +12,12 @@ use dataplane::{
 use portgroups::{Policy, Security, VlanMode};
 use sharedmem::{DriverRing, MemTable, Region, SharedPage, Span, SplitRing};
 use teaming::{Choice, Placement, Receive};
+pub(crate) use testbed::soft::{BUFFER, STRIDE};
 use vnic::irq::Interrupts;
 use vnic::virtio::features::{MRG_RXBUF, VERSION_1};
 use vnic::virtio::{Active, Card, RxPath, RxQueue, RxState, TxQueue, TxQueueRings, TxState, Virtqueue};
 use wire::Mac;
 
-/// Bytes from one buffer to the next: as DPDK's default pools have them, so buffers do not all begin in the same few
-/// sets of the cache.
-pub(crate) const STRIDE: usize = 2304;
-/// Bytes of a buffer.
-pub(crate) const BUFFER: usize = 2048;
 /// Bytes of the virtio header before a frame.
 const HEADER: usize = 12;
 /// A descriptor the device writes to.

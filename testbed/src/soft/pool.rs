@@ -1,10 +1,10 @@
 //! Buffers of a soft guest, used round and round.
 
 /// Bytes of one buffer.
-pub(super) const BUFFER: usize = 2048;
+pub const BUFFER: usize = 2048;
 /// Bytes from one buffer to the next: as DPDK's default pools have them, so buffers do not all begin in the same few sets
 /// of the cache.
-pub(super) const STRIDE: usize = 2304;
+pub const STRIDE: usize = 2304;
 
 /// `count` buffers from an offset in the guest's memory on.
 pub(super) struct Pool {
