@@ -14,11 +14,15 @@ fn spawn(net: &Net, port: &str, last: u8) -> Result<Guest> {
     Guest::boot(GuestSpec::new(port).nic(Nic::VhostUser { socket, mac, listens: true, queues: 1 }))
 }
 
-/// Tries until `to` answers.
+/// Tries until `to` answers, and goes on answering for longer than a guest may take to notice what its link did.
+///
+/// A Linux guest looks at link changes in batches a second apart. Until then its IPv6 answers by the routes from
+/// before; when it does look, it takes them out and puts them back, and what arrives in between is dropped there
+/// (`Ip6InNoRoutes` in its /proc/net/snmp6 counts it).
 fn reach(guest: &mut Guest, to: &str) -> Result<()> {
     let deadline = Instant::now() + BOOT;
     let six = if to.contains(':') { "-6" } else { "" };
-    while guest.sh(&format!("ping {six} -c 1 -W 1 {to}"), SHORT)?.status != 0 {
+    while !guest.sh(&format!("ping {six} -c 7 -i 0.2 -W 1 {to}"), SHORT)?.text.contains(" 0% packet loss") {
         ensure!(Instant::now() < deadline, "{to} cannot be reached from {} again", guest.name());
     }
     Ok(())

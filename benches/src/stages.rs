@@ -139,7 +139,7 @@ pub fn deliver_vmxnet3(frame: usize) -> Stage {
 fn deliver_to(frame: usize, (entry, mut guest): (PortEntry, impl Driver + 'static)) -> Stage {
     let egress = entry.egress;
     let memory = frames(frame, BURST, 1);
-    let list: Vec<Delivery> = (0..BURST as u8).map(|frame| Delivery { frame, tag: None }).collect();
+    let list: Vec<Delivery> = (0..BURST as u8).map(|frame| Delivery::new(frame, None)).collect();
     Stage::new(move || {
         guest.receive();
         let (mut burst, mut tally) = (Burst::new(), Tally::new());
@@ -265,7 +265,7 @@ fn plans(frame: Vec<u8>, offload: Offload, count: usize) -> Stage {
         let mut burst = Burst::new();
         burst.push(&[from.slice().sub(0, frame.len()).expect("the frame")], None, offload);
         let room: Vec<Slice<'_>> = (0..count).filter_map(|at| to.slice().sub(at * BUFFER, BUFFER)).collect();
-        let delivery = Delivery { frame: 0, tag: None };
+        let delivery = Delivery::new(0, None);
         timed(|| {
             let mut written = 0;
             for _ in 0..FRAMES / count {

@@ -1,5 +1,7 @@
 //! What one look at a queue brings: up to [`BURST`] frames, their heads read, their payload left where it is.
 
+use std::ops::Range;
+
 use arrayvec::ArrayVec;
 use sharedmem::Slice;
 use wire::{ETH_HEADER, ETHERTYPE_VLAN, TAG_LEN, Tag, be16};
@@ -19,19 +21,36 @@ pub struct Burst<'m> {
     long: ArrayVec<[u8; HEAD_MAX], BURST>,
     slices: ArrayVec<Slice<'m>, BURST_SLICES>,
     rejected: ArrayVec<(DropReason, u32), BURST>,
+    /// Bytes of the longest frame.
+    longest: usize,
+    /// True when some frame has a tag, or something is asked or known of it.
+    special: bool,
 }
 
 impl<'m> Burst<'m> {
     /// An empty burst; nothing is initialised until frames come in.
     #[inline]
     pub fn new() -> Burst<'m> {
-        Burst { frames: ArrayVec::new(), long: ArrayVec::new(), slices: ArrayVec::new(), rejected: ArrayVec::new() }
+        Burst {
+            frames: ArrayVec::new(),
+            long: ArrayVec::new(),
+            slices: ArrayVec::new(),
+            rejected: ArrayVec::new(),
+            longest: 0,
+            special: false,
+        }
     }
 
     /// The frames, in order.
     #[inline]
     pub fn frames(&self) -> &[Frame] {
         &self.frames
+    }
+
+    /// True when no frame has a tag or is longer than `longest` bytes, and nothing is asked or known of any.
+    #[inline(always)]
+    pub(crate) fn is_simple(&self, longest: usize) -> bool {
+        !self.special && self.longest <= longest
     }
 
     /// What was harvested but cannot be forwarded: reason and length in bytes.
@@ -117,46 +136,66 @@ impl<'m> Burst<'m> {
         }
     }
 
-    /// Adds the frame that lies in `piece`, as [`Burst::push`] does one without a tag beside it or an offload request.
+    /// Takes note of memory in which frames are to be found, as long as there is room: each piece a header and a whole frame,
+    /// or empty for what is of another kind. Gives their numbers, for [`Burst::push_expected`].
     #[inline(always)]
-    pub fn push_plain(&mut self, piece: Slice<'m>) {
-        match (ETH_HEADER..=MAX_FRAME).contains(&piece.len()).then(|| self.push_one(piece, Asks::Nothing)) {
-            Some(Some(frame)) if be16(&frame.head, 12) != Some(ETHERTYPE_VLAN) => {}
-            Some(Some(_)) => self.untag_last(),
-            _ => self.push(&[piece], None, Offload::default()),
-        }
+    pub fn expect(&mut self, pieces: &[Slice<'m>]) -> Range<usize> {
+        let first = self.slices.len();
+        let some = pieces.get(..self.slices.remaining_capacity()).unwrap_or(pieces);
+        // Cannot fail: so many fit.
+        let _ = self.slices.try_extend_from_slice(some);
+        first..self.slices.len()
     }
 
-    /// The common frame: in one piece, as it is to be sent, of a length that may be; a tag stays in it. `None` when
-    /// there is no room, which while [`Burst::has_room`] holds, the caller's condition, cannot be.
+    /// Adds the frames that lie in expected pieces, each behind a header of `P` bytes whose first two are zero, up to the first
+    /// that does not; returns how many there are. They have no tag beside them and no offload request. What fails here may
+    /// still be a frame, for [`Burst::push`].
     #[inline(always)]
-    fn push_one(&mut self, piece: Slice<'m>, asks: Asks) -> Option<&mut Frame> {
-        let (first, len) = (self.slices.len() as u16, piece.len() as u32);
-        self.slices.try_push(piece).ok()?;
-        self.frames.try_push(Frame { len, first, count: 1, asks, ..Frame::EMPTY }).ok()?;
-        let frame = self.frames.last_mut()?;
-        let got = piece.read_head(&mut frame.head) as u8;
-        (frame.head_len, frame.skip) = (got, got);
-        Some(frame)
+    pub fn push_expected<const P: usize>(&mut self, numbers: Range<usize>) -> usize {
+        let Burst { frames, slices, rejected, special, .. } = self;
+        let (mut number, mut longest) = (numbers.start, self.longest);
+        for piece in slices.get(numbers.clone()).unwrap_or(&[]).iter().copied() {
+            let Some(frame) = push_one::<P>(frames, piece, number as u16, MAX_FRAME) else { break };
+            if be16(&frame.head, 12) == Some(ETHERTYPE_VLAN) {
+                *special = true;
+                untag_last(frames, rejected);
+            }
+            longest = longest.max(piece.len() - P);
+            number += 1;
+        }
+        self.longest = longest;
+        number - numbers.start
     }
 
-    /// Takes the tag out of the frame that came last, or rejects it.
-    #[inline(never)]
-    fn untag_last(&mut self) {
-        let Some(frame) = self.frames.last_mut() else { return };
-        let len = frame.len();
-        if let Err(reason) = take_tag(frame) {
-            self.frames.pop();
-            self.reject(reason, len);
+    /// Adds the frames that lie in `pieces`, each as [`Burst::push`] does one that asks for nothing, as long as there is room;
+    /// returns how many there are.
+    #[inline(always)]
+    pub fn push_each(&mut self, pieces: &[Slice<'m>]) -> usize {
+        let room = BURST - self.harvested();
+        let Range { mut start, end } = self.expect(pieces.get(..room).unwrap_or(pieces));
+        let count = end - start;
+        loop {
+            start += self.push_expected::<0>(start..end);
+            let Some(piece) = self.slices.get(start..end).and_then(|rest| rest.first().copied()) else { break };
+            self.push(&[piece], None, Offload::default());
+            start += 1;
         }
+        count
     }
 
     /// A frame in one piece that asks for nothing.
     fn push_simple(&mut self, piece: Slice<'m>, tag: Option<Tag>, asks: Asks) -> Result<(), DropReason> {
         check_length(piece.len())?;
-        let frame = self.push_one(piece, asks).ok_or(DropReason::BadDescriptor)?;
+        let number = self.slices.len() as u16;
+        self.slices.try_push(piece).map_err(|_| DropReason::BadDescriptor)?;
+        let frame =
+            push_one::<0>(&mut self.frames, piece, number, MAX_FRAME + TAG_LEN).ok_or(DropReason::BadDescriptor)?;
+        frame.asks = asks;
         frame.set_tag(tag);
+        self.longest = self.longest.max(frame.len());
+        self.special |= asks != Asks::Nothing || tag.is_some();
         if tag.is_none() && be16(&frame.head, 12) == Some(ETHERTYPE_VLAN) {
+            self.special = true;
             return take_tag(frame);
         }
         if frame.len() > MAX_FRAME { Err(DropReason::Oversize) } else { Ok(()) }
@@ -191,8 +230,51 @@ impl<'m> Burst<'m> {
         } else if offload.csum == Csum::Good {
             frame.asks = Asks::Good;
         }
+        self.longest = self.longest.max(frame.len());
+        self.special |= frame.tag != 0 || frame.asks != Asks::Nothing;
         self.slices.try_extend_from_slice(pieces).map_err(|_| DropReason::BadDescriptor)?;
         self.frames.try_push(frame).map_err(|_| DropReason::BadDescriptor)
+    }
+}
+
+/// The common frame: in one piece, as it is to be sent, of a length that may be, behind a header of `P` bytes; a tag stays
+/// in it. `None` where the piece holds no such, or there is no room, which while [`Burst::has_room`] holds, the caller's
+/// condition, cannot be.
+#[inline(always)]
+fn push_one<'b, const P: usize>(
+    frames: &'b mut ArrayVec<Frame, BURST>,
+    piece: Slice<'_>,
+    first: u16,
+    longest: usize,
+) -> Option<&'b mut Frame> {
+    let len = piece.len().wrapping_sub(P);
+    if !(ETH_HEADER..=longest).contains(&len) || P > 0 && !asks_nothing(&piece) {
+        return None;
+    }
+    let got = len.min(HEAD_PLAIN) as u8;
+    let frame = Frame { len: len as u32, first, count: 1, head_len: got, skip: P as u8 + got, ..Frame::EMPTY };
+    frames.try_push(frame).ok()?;
+    let frame = frames.last_mut()?;
+    piece.read_head_behind::<P>(&mut frame.head);
+    Some(frame)
+}
+
+/// True when the header at the start of `piece` asks for nothing: neither flags nor a segment type.
+#[inline(always)]
+fn asks_nothing(piece: &Slice<'_>) -> bool {
+    let mut bytes = [0; 2];
+    piece.read_at(0, &mut bytes) && bytes == [0, 0]
+}
+
+/// Takes the tag out of the frame that came last, or rejects it.
+#[inline(never)]
+fn untag_last(frames: &mut ArrayVec<Frame, BURST>, rejected: &mut ArrayVec<(DropReason, u32), BURST>) {
+    let Some(frame) = frames.last_mut() else { return };
+    let len = frame.len;
+    if let Err(reason) = take_tag(frame) {
+        frames.pop();
+        // Cannot fail: there was room for the frame.
+        let _ = rejected.try_push((reason, len));
     }
 }
 

@@ -93,7 +93,7 @@ proptest! {
         let mut burst = Burst::new();
         burst.push(&pieces, None, asked(mss, header));
         prop_assert_eq!(burst.rejected(), &[]);
-        let delivery = Delivery { frame: 0, tag: tagged.then(|| Tag::new(10, 3)) };
+        let delivery = Delivery::new(0, tagged.then(|| Tag::new(10, 3)));
         // A peer that takes TCP segments is not one that takes datagrams.
         let plan = Plan::new(&burst, &delivery, Caps { pad: true, tso: true, ..Caps::default() }).unwrap();
         prop_assert_eq!((plan.gso(), plan.csum()), (None, Csum::Good));
@@ -128,7 +128,7 @@ proptest! {
         prop_assert!(burst.rejected().iter().all(|(reason, _)| *reason == DropReason::BadOffload));
         for uso in [false, true] {
             let caps = Caps { pad: true, uso, ..Caps::default() };
-            let Some(plan) = Plan::new(&burst, &Delivery { frame: 0, tag: Some(Tag::new(1, 0)) }, caps) else { break };
+            let Some(plan) = Plan::new(&burst, &Delivery::new(0, Some(Tag::new(1, 0))), caps) else { break };
             for i in 0..plan.count() {
                 prop_assert!(plan.write(i, &memory.room(plan.len(i), 100)));
                 prop_assert!(!plan.write(i, &memory.room(plan.len(i) - 1, 100)));
@@ -147,7 +147,7 @@ fn a_peer_that_takes_datagrams_gets_them_whole() {
             let mut burst = Burst::new();
             burst.push(&memory.scatter(&bytes, &[50, 900]), None, asked(1472, usize::from(l4) + 8));
             let caps = Caps { csum: true, uso: true, tag: side, ..Caps::default() };
-            let plan = Plan::new(&burst, &Delivery { frame: 0, tag }, caps).unwrap();
+            let plan = Plan::new(&burst, &Delivery::new(0, tag), caps).unwrap();
             let shift = if tag.is_some() && !side { TAG_LEN as u16 } else { 0 };
             assert_eq!((plan.count(), plan.len(0)), (1, bytes.len() + usize::from(shift)));
             assert_eq!(plan.gso(), Some(Gso::udp(1472, l4 + 8 + shift)));

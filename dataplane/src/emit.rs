@@ -78,8 +78,8 @@ impl<'b, 'm> Plan<'b, 'm> {
     /// Plans `delivery` of a frame of `burst`; `None` when the delivery names no frame of it.
     #[inline]
     pub fn new(burst: &'b Burst<'m>, delivery: &Delivery, caps: Caps) -> Option<Plan<'b, 'm>> {
-        let frame = burst.frames().get(usize::from(delivery.frame))?;
-        let tag = delivery.tag;
+        let frame = burst.frames().get(delivery.index())?;
+        let tag = delivery.tag();
         let inline_tag = tag.is_some() && !caps.tag;
         let (fills, segments) = if frame.is_plain() { (false, 0) } else { left_to_do(burst, frame, caps) };
         Some(Plan { frame, burst, tag, inline_tag, pad: caps.pad, fills, segments })

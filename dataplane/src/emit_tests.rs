@@ -117,7 +117,7 @@ proptest! {
         burst.push(&pieces, None, Offload { csum: Csum::AsIs, gso: Some(Gso::tcp(mss, (header + extra) as u16)) });
         prop_assert_eq!(burst.frames().len(), 1);
         prop_assert_eq!(burst.frames()[0].tag(), in_band.then(|| Tag::new(9, 2)));
-        let delivery = Delivery { frame: 0, tag: tagged.then(|| Tag::new(10, 3)) };
+        let delivery = Delivery::new(0, tagged.then(|| Tag::new(10, 3)));
         let plan = Plan::new(&burst, &delivery, Caps { pad: true, ..Caps::default() }).unwrap();
         prop_assert_eq!(plan.count() as usize, len.div_ceil(usize::from(mss)));
         let mut got = Vec::new();
@@ -153,7 +153,7 @@ proptest! {
         let memory = Memory::new();
         let mut burst = Burst::new();
         burst.push(&memory.scatter(&bytes, &cuts), None, Offload { csum: Csum::Fill { start: l4 as u16, at: (l4 + 16) as u16 }, gso: None });
-        let plan = Plan::new(&burst, &Delivery { frame: 0, tag: None }, Caps::default()).unwrap();
+        let plan = Plan::new(&burst, &Delivery::new(0, None), Caps::default()).unwrap();
         let room = memory.room(plan.len(0), first);
         prop_assert!(plan.write(0, &room));
         prop_assert_eq!(read(&room), whole);
@@ -167,7 +167,7 @@ proptest! {
         let mut burst = Burst::new();
         burst.push(&memory.scatter(&bytes, &cuts), None, Offload { csum: Csum::Fill { start, at }, gso: gso.then_some(Gso::tcp(mss, header)) });
         prop_assert_eq!(burst.harvested(), 1);
-        if let Some(plan) = Plan::new(&burst, &Delivery { frame: 0, tag: Some(Tag::new(1, 0)) }, Caps { pad: true, ..Caps::default() }) {
+        if let Some(plan) = Plan::new(&burst, &Delivery::new(0, Some(Tag::new(1, 0))), Caps { pad: true, ..Caps::default() }) {
             for i in 0..plan.count() {
                 prop_assert!(plan.write(i, &memory.room(plan.len(i), 100)));
                 prop_assert!(!plan.write(i, &memory.room(plan.len(i) - 1, 100)));
@@ -183,7 +183,7 @@ fn short_frames_are_padded_and_runts_named() {
     burst.push(&memory.scatter(&[2; 20], &[]), None, Offload::default());
     burst.push(&memory.scatter(&[2; 13], &[]), None, Offload::default());
     assert_eq!(burst.rejected(), &[(DropReason::Runt, 13)]);
-    let plan = Plan::new(&burst, &Delivery { frame: 0, tag: None }, Caps { pad: true, ..Caps::default() }).unwrap();
+    let plan = Plan::new(&burst, &Delivery::new(0, None), Caps { pad: true, ..Caps::default() }).unwrap();
     let room = memory.room(60, 30);
     assert!(plan.write(0, &room));
     assert_eq!(read(&room), [&[2; 20][..], &[0; 40][..]].concat());
@@ -195,7 +195,7 @@ fn what_the_peer_can_do_is_left_to_it() {
     let bytes = tcp(false, &[1; 5000]);
     let mut burst = Burst::new();
     burst.push(&memory.scatter(&bytes, &[]), None, Offload { csum: Csum::AsIs, gso: Some(Gso::tcp(1448, 54)) });
-    let delivery = Delivery { frame: 0, tag: Some(Tag::new(10, 0)) };
+    let delivery = Delivery::new(0, Some(Tag::new(10, 0)));
     let plan = Plan::new(&burst, &delivery, Caps { csum: true, tso: true, uso: true, tag: false, pad: true }).unwrap();
     assert_eq!((plan.count(), plan.len(0)), (1, bytes.len() + 4));
     assert_eq!(plan.gso(), Some(Gso::tcp(1448, 58)));
@@ -238,7 +238,7 @@ fn each_peer_is_left_what_it_can_do() {
         let gso = cut.then_some(Gso::tcp(700, l4 + 20));
         let mut burst = Burst::new();
         burst.push(&memory.scatter(&bytes, &[100]), None, Offload { csum: asked, gso });
-        let delivery = Delivery { frame: 0, tag: tagged.then(|| Tag::new(7, 1)) };
+        let delivery = Delivery::new(0, tagged.then(|| Tag::new(7, 1)));
         let plan = Plan::new(&burst, &delivery, caps).unwrap();
         let shift = if tagged && !tag { 4 } else { 0 };
         let case = format!("{caps:?}, v6 {v6}, cut {cut}, tagged {tagged}");
@@ -248,7 +248,7 @@ fn each_peer_is_left_what_it_can_do() {
         assert_eq!(plan.gso(), gso.filter(|_| tso).map(|g| Gso { header: g.header + shift, ..g }), "{case}");
         let fill = Csum::Fill { start: l4 + shift, at: l4 + 16 + shift };
         assert_eq!(plan.csum(), if left { fill } else { Csum::Good }, "{case}");
-        assert_eq!(plan.side_tag(), delivery.tag.filter(|_| tag), "{case}");
+        assert_eq!(plan.side_tag(), delivery.tag().filter(|_| tag), "{case}");
         let mut payload = Vec::new();
         for i in 0..plan.count() {
             let room = memory.room(plan.len(i), 30);
@@ -282,7 +282,7 @@ fn a_request_keeps_its_place_when_the_tag_goes_and_comes() {
         (Some(Tag::new(9, 2)), Caps { csum: true, tso: true, uso: true, tag: true, pad: false }, 0),
         (Some(Tag::new(9, 2)), Caps { csum: true, tso: true, uso: true, tag: false, pad: true }, 4),
     ] {
-        let plan = Plan::new(&burst, &Delivery { frame: 0, tag }, caps).unwrap();
+        let plan = Plan::new(&burst, &Delivery::new(0, tag), caps).unwrap();
         assert_eq!(plan.csum(), Csum::Fill { start: 34 + shift, at: 50 + shift });
         assert_eq!(plan.gso(), Some(Gso::tcp(1000, 54 + shift)));
         let room = memory.room(plan.len(0), 20);

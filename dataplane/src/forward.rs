@@ -52,7 +52,7 @@ impl Sink for Forwarder<'_> {
             let look = looks.at(index, frames);
             let place = match lane.as_mut().and_then(|lane| lane.place(frame, look)) {
                 Some((to, tag)) => {
-                    self.lists.put(to, Delivery { frame: index as u8, tag });
+                    self.lists.put(to, Delivery::new(index as u8, tag));
                     sums.forwarded += 1;
                     sums.copies += 1;
                     Some((to, tag))
@@ -63,8 +63,8 @@ impl Sink for Forwarder<'_> {
             if let Some((to, tag)) = place
                 && frames.get(index).is_some_and(|next| next.key() == frame.key())
             {
-                let alike = alike(frame, &frames[index..], self.snapshot.max_frame(), &mut sums);
-                self.lists.put_run(to, index as u8..(index + alike) as u8, tag);
+                let alike = alike(burst, frame, &frames[index..], self.snapshot.max_frame(), &mut sums);
+                self.lists.put_run(to, index..index + alike, tag);
                 index += alike;
             }
         }
@@ -79,11 +79,15 @@ impl Sink for Forwarder<'_> {
 
 /// How many of the first of `rest` are decided as `frame` was.
 #[inline]
-fn alike(frame: &Frame, rest: &[Frame], longest: usize, sums: &mut Sums) -> usize {
-    let (key, mut bytes, mut count) = (frame.key(), 0, 0);
+fn alike(burst: &Burst<'_>, frame: &Frame, rest: &[Frame], longest: usize, sums: &mut Sums) -> usize {
+    let (key, simple, mut bytes, mut count) = (frame.key(), burst.is_simple(longest), 0, 0);
     for next in rest {
-        // What asks for segmentation is measured by its segments, in `decide`.
-        if next.key() != key || !next.is_plain() || next.len() > longest {
+        let mut same = next.same_addresses(&key);
+        if !simple {
+            // What asks for segmentation is measured by its segments, in `decide`.
+            same &= next.key().tag == key.tag && next.is_plain() && next.len() <= longest;
+        }
+        if !same {
             break;
         }
         bytes += next.len() as u64;

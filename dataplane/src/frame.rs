@@ -205,6 +205,13 @@ impl Frame {
         Key { first: word(0), last: word(6), tag: self.tag }
     }
 
+    /// True when addresses and Ethernet type are those of `key`.
+    #[inline(always)]
+    pub(crate) fn same_addresses(&self, key: &Key) -> bool {
+        let own = self.key();
+        own.first == key.first && own.last == key.last
+    }
+
     /// The outermost 802.1Q tag the sender put on the frame, in or out of band.
     #[inline]
     pub fn tag(&self) -> Option<Tag> {

@@ -50,13 +50,17 @@ impl Lists {
 
     /// Adds a delivery for each of the frames `frames`.
     #[inline]
-    pub(crate) fn put_run(&mut self, port: PortId, frames: Range<u8>, tag: Option<Tag>) {
+    pub(crate) fn put_run(&mut self, port: PortId, frames: Range<usize>, tag: Option<Tag>) {
         let Some(d) = self.touch(port) else { return };
+        let run = Delivery::in_order(frames);
         // As many fit as a burst has frames, and each is put once.
-        let room = d.deliveries.remaining_capacity();
-        let too_many = frames.len().saturating_sub(room);
-        d.deliveries.extend(frames.take(room).map(|frame| Delivery { frame, tag }));
-        (0..too_many).for_each(|_| d.tally.dropped(DropReason::RingFull));
+        let (some, too_many) = run.split_at(run.len().min(d.deliveries.remaining_capacity()));
+        match tag {
+            // Cannot fail: so many fit.
+            None => _ = d.deliveries.try_extend_from_slice(some),
+            Some(_) => d.deliveries.extend(some.iter().map(|delivery| delivery.with(tag))),
+        }
+        too_many.iter().for_each(|_| d.tally.dropped(DropReason::RingFull));
     }
 
     /// Counts a frame that the port refuses before it is even offered to its ring.
@@ -68,7 +72,9 @@ impl Lists {
 
     /// True when frame `index` is on the port's list.
     pub(crate) fn has(&self, port: PortId, index: u8) -> bool {
-        self.ports.get(usize::from(port.0)).is_some_and(|d| d.deliveries.iter().any(|x| x.frame == index))
+        self.ports
+            .get(usize::from(port.0))
+            .is_some_and(|d| d.deliveries.iter().any(|x| x.index() == usize::from(index)))
     }
 
     /// Hands each touched port's list and tally to `each`, in the order they were first touched, and

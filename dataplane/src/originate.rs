@@ -40,7 +40,7 @@ impl Originator {
             return false;
         }
         let mut tally = Tally::new();
-        entry.egress.deliver(&burst, &[Delivery { frame: 0, tag }], &mut tally);
+        entry.egress.deliver(&burst, &[Delivery::new(0, tag)], &mut tally);
         entry.counters.count_originated(&tally);
         tally.frames() > 0
     }

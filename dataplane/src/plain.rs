@@ -11,8 +11,18 @@ impl<'m> Burst<'m> {
     /// nothing known of it, no tag. Such a frame needs no [`crate::Plan`].
     #[inline]
     pub fn plain(&self, delivery: &Delivery) -> Option<&Frame> {
-        let frame = self.frames().get(usize::from(delivery.frame))?;
-        (frame.is_silent() && delivery.tag.is_none()).then_some(frame)
+        let frame = self.frames().get(delivery.index())?;
+        (frame.is_silent() && delivery.tag().is_none()).then_some(frame)
+    }
+
+    /// All frames of `list` where they are in one run and every one is as [`Burst::plain`] gives it, none longer than
+    /// `longest` bytes: the common case, told without a look at each. Where it is `None`, some of them may still be.
+    #[inline(always)]
+    pub fn plain_run(&self, list: &[Delivery], longest: usize) -> Option<&[Frame]> {
+        if !self.is_simple(longest) {
+            return None;
+        }
+        self.frames().get(Delivery::run(list)?)
     }
 
     /// Writes `prefix` and a frame that [`Burst::plain`] gave to the start of `to`, with `pad` filled up to the shortest

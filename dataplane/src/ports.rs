@@ -1,5 +1,7 @@
 //! What a port is to the switch: a queue to poll, a place to deliver to, and some state.
 
+use std::fmt;
+use std::ops::Range;
 use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
@@ -7,7 +9,7 @@ use std::sync::{Arc, Mutex};
 use arc_swap::ArcSwap;
 use wire::{Mac, Tag};
 
-use crate::{Burst, Tally};
+use crate::{BURST, Burst, Tally};
 
 /// A port's number, its index in the snapshot; stable while the port exists.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -53,13 +55,73 @@ pub enum Arm {
     Kick(Arc<OwnedFd>),
 }
 
-/// One frame of a burst on its way to one port.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Delivery {
+/// One frame of a burst on its way to one port: its index, and the tag the receiver is to see, in one word.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub struct Delivery(u32);
+
+impl Delivery {
+    /// Set beside a tag.
+    const TAGGED: u32 = 1 << 8;
+    /// A burst's frames in order, untagged.
+    const IN_ORDER: [Delivery; BURST] = {
+        let mut all = [Delivery(0); BURST];
+        let mut n = 0;
+        while n < BURST {
+            all[n] = Delivery(n as u32);
+            n += 1;
+        }
+        all
+    };
+
+    /// The frame of index `frame`, seen with `tag`.
+    #[inline(always)]
+    pub const fn new(frame: u8, tag: Option<Tag>) -> Delivery {
+        match tag {
+            Some(tag) => Delivery((tag.0 as u32) << 16 | Delivery::TAGGED | frame as u32),
+            None => Delivery(frame as u32),
+        }
+    }
+
     /// Index into the burst's frames.
-    pub frame: u8,
+    #[inline(always)]
+    pub const fn index(self) -> usize {
+        (self.0 & 0xff) as usize
+    }
+
     /// The tag the receiver is to see.
-    pub tag: Option<Tag>,
+    #[inline(always)]
+    pub const fn tag(self) -> Option<Tag> {
+        if self.0 & Delivery::TAGGED != 0 { Some(Tag((self.0 >> 16) as u16)) } else { None }
+    }
+
+    /// The same frame, seen with `tag`.
+    #[inline(always)]
+    pub(crate) const fn with(self, tag: Option<Tag>) -> Delivery {
+        Delivery::new(self.0 as u8, tag)
+    }
+
+    /// Frames `frames`, one after the other, untagged.
+    #[inline(always)]
+    pub(crate) fn in_order(frames: Range<usize>) -> &'static [Delivery] {
+        Delivery::IN_ORDER.get(frames).unwrap_or(&[])
+    }
+
+    /// The indices of the frames of `list`, when these follow one another and none has a tag.
+    #[inline(always)]
+    pub(crate) fn run(list: &[Delivery]) -> Option<Range<usize>> {
+        let first = list.first()?.index();
+        let range = first..first + list.len();
+        let run = Delivery::in_order(range.clone());
+        // All are compared, without a branch for each.
+        let differ = list.iter().zip(run).fold(0, |differ, (a, b)| differ | (a.0 ^ b.0));
+        (run.len() == list.len() && differ == 0).then_some(range)
+    }
+}
+
+impl fmt::Debug for Delivery {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Delivery").field("index", &self.index()).field("tag", &self.tag()).finish()
+    }
 }
 
 /// A port as a destination. Any worker may call it at any time.

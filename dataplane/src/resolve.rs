@@ -223,7 +223,7 @@ impl Out<'_> {
 
     #[inline]
     fn put(&mut self, to: &PortEntry, tag: Option<Tag>) {
-        self.lists.put(to.id, Delivery { frame: self.index, tag });
+        self.lists.put(to.id, Delivery::new(self.index, tag));
         self.last = Some((to.id, tag));
         self.count += 1;
     }

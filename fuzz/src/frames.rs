@@ -151,7 +151,7 @@ fn carry(burst: &Burst<'_>, index: usize, sent: &Sent) {
     for bits in all.into_iter().take(if given.bytes.len() > 4000 { 6 } else { 16 }) {
         let caps = segments::caps(bits);
         for tag in [None, Some(Tag(0x6064))] {
-            let delivery = Delivery { frame: index as u8, tag };
+            let delivery = Delivery::new(index as u8, tag);
             let plan = Plan::new(burst, &delivery, caps).expect("a frame of the burst");
             if let Csum::Fill { start, at } = plan.csum() {
                 assert!(start <= at && usize::from(at) + 2 <= plan.len(0), "a request fits its frame");

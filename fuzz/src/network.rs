@@ -57,7 +57,7 @@ impl Sink for Wire {
         self.bursts += 1;
         self.frames += burst.harvested();
         for (index, frame) in burst.frames().iter().enumerate() {
-            let delivery = Delivery { frame: index as u8, tag: frame.tag() };
+            let delivery = Delivery::new(index as u8, frame.tag());
             let plan = Plan::new(burst, &delivery, self.caps).expect("a frame of the burst");
             segments::carry_out(&plan, &mut self.room, |_, _| {});
         }
@@ -109,7 +109,7 @@ impl Source {
         assert!(burst.rejected().is_empty(), "these frames are good");
         let count = burst.frames().len();
         // The last one names no frame.
-        let list: Vec<Delivery> = (0..=count).map(|frame| Delivery { frame: frame as u8, tag }).collect();
+        let list: Vec<Delivery> = (0..=count).map(|frame| Delivery::new(frame as u8, tag)).collect();
         let mut tally = Tally::new();
         egress.deliver(&burst, &list, &mut tally);
         let counters = Counters::new(1);

@@ -204,11 +204,8 @@ impl Table for DmaMap {
     fn at_hand(&self, hint: &Hint) -> Place {
         let Some(entry) = self.entries.get(hint.0) else { return Place::NONE };
         // `with` saw to it that the region is no shorter than the mapping.
-        entry.region.as_ref().map_or(Place::NONE, |region| Place {
-            guest: entry.iova,
-            len: entry.len,
-            base: region.base(),
-            writable: entry.writable && region.writable(),
+        entry.region.as_ref().map_or(Place::NONE, |region| {
+            Place::new(entry.iova, entry.len, region.base(), entry.writable && region.writable())
         })
     }
 

@@ -1,6 +1,9 @@
 //! Looking up buffer after buffer, mostly in the same stretch of guest memory: that one is at hand.
 
+use std::ptr::NonNull;
+
 use crate::Slice;
+use crate::slice::WRITABLE;
 
 /// A stretch of guest memory with its place: `base` is mapped for `len` bytes, and writable, while the table it is from
 /// is borrowed.
@@ -8,13 +11,33 @@ use crate::Slice;
 pub struct Place {
     pub(crate) guest: u64,
     pub(crate) len: u64,
-    pub(crate) base: *mut u8,
-    pub(crate) writable: bool,
+    base: *mut u8,
+    /// [`WRITABLE`], or none.
+    access: u64,
 }
 
 impl Place {
-    /// Nowhere: no buffer lies in it.
-    pub(crate) const NONE: Place = Place { guest: 0, len: 0, base: std::ptr::null_mut(), writable: false };
+    /// Nowhere: no byte lies in it.
+    pub(crate) const NONE: Place = Place { guest: 0, len: 0, base: NonNull::dangling().as_ptr(), access: 0 };
+
+    /// `len` bytes from guest address `guest` on, which lie at `base`.
+    pub(crate) fn new(guest: u64, len: u64, base: *mut u8, writable: bool) -> Place {
+        Place { guest, len, base, access: if writable { WRITABLE } else { 0 } }
+    }
+
+    /// The `len` bytes from guest address `guest`; `None` when they do not all lie here.
+    ///
+    /// # Safety
+    /// The place is mapped, with the access it says, for `'m`.
+    #[inline(always)]
+    pub(crate) unsafe fn window<'m>(&self, guest: u64, len: u32) -> Option<Slice<'m>> {
+        let (offset, last) = (guest.wrapping_sub(self.guest), self.len.checked_sub(u64::from(len))?);
+        if offset > last {
+            return None;
+        }
+        // SAFETY: offset..offset + len lies in the place, by the caller's promise mapped for 'm.
+        Some(unsafe { Slice::from_shape(self.base.add(offset as usize), u64::from(len) | self.access) })
+    }
 }
 
 /// A table of guest memory. Only this crate's are: what [`Table::at_hand`] says is believed.
@@ -71,12 +94,8 @@ impl<'m, 'h, T: Table> Lookup<'m, 'h, T> {
     /// The `len` bytes from there, if they lie in the stretch at hand.
     #[inline(always)]
     fn near(&self, guest: u64, len: u32) -> Option<Slice<'m>> {
-        let offset = guest.wrapping_sub(self.place.guest);
-        if offset >= self.place.len || u64::from(len) > self.place.len - offset {
-            return None;
-        }
-        // SAFETY: offset..offset + len lies in a stretch of the table, whose mapping it keeps while it is borrowed.
-        Some(unsafe { Slice::from_raw(self.place.base.add(offset as usize), len as usize, self.place.writable) })
+        // SAFETY: a stretch of the table, whose mapping it keeps while it is borrowed.
+        unsafe { self.place.window(guest, len) }
     }
 
     #[cold]

@@ -107,7 +107,7 @@ impl MemTable {
         let place = |s: &Span| {
             // SAFETY: `with` checked that offset..offset + len lies in the region.
             let base = unsafe { s.region.base().add(s.offset) };
-            Place { guest: s.guest, len: s.len, base, writable: true }
+            Place::new(s.guest, s.len, base, true)
         };
         MemTable { places: spans.iter().map(place).collect(), spans }
     }
@@ -140,11 +140,9 @@ impl MemTable {
     #[inline]
     pub fn prefix(&self, hint: &mut SpanHint, guest: u64, len: u32) -> Option<Slice<'_>> {
         let place = self.find(hint, guest)?;
-        let offset = guest.wrapping_sub(place.guest);
-        let len = (place.len - offset).min(u64::from(len)) as usize;
-        // SAFETY: offset..offset + len lies in the span, whose mapping the table keeps while it is borrowed; it is
-        // writable, as `with` checked.
-        Some(unsafe { Slice::from_raw(place.base.add(offset as usize), len, true) })
+        let rest = place.len.checked_sub(guest.wrapping_sub(place.guest))?;
+        // SAFETY: the span's mapping is kept while the table is borrowed, and writable, as `with` checked.
+        unsafe { place.window(guest, u32::try_from(rest).map_or(len, |rest| rest.min(len))) }
     }
 
     /// Where the peer's own address `user` lies: the mapping, the offset there, and how many bytes of the span follow.

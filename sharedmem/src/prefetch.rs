@@ -50,7 +50,17 @@ pub(crate) fn at_write(at: *const u8) {
     // SAFETY: PREFETCHW changes no memory and no flags and never faults; an x86-64 processor that does not know it
     // does nothing (Intel SDM, "PREFETCHW"; it was a 3DNow! instruction of AMD's before).
     unsafe {
-        std::arch::asm!("prefetchw byte ptr [{}]", in(reg) at, options(nostack, preserves_flags, readonly));
+        std::arch::asm!("prefetchw byte ptr [{}]", in(reg) at.addr(), options(nostack, preserves_flags, nomem));
+    }
+}
+
+/// The line at `offset` from any address, for writing.
+#[inline(always)]
+pub(crate) fn at_write_behind(at: *const u8, offset: usize) {
+    #[cfg(target_arch = "x86_64")]
+    // SAFETY: as above.
+    unsafe {
+        std::arch::asm!("prefetchw byte ptr [{} + {}]", in(reg) at.addr(), in(reg) offset, options(nostack, preserves_flags, nomem));
     }
 }
 

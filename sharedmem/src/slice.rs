@@ -4,9 +4,9 @@ use std::marker::PhantomData;
 use std::ptr::{self, NonNull};
 use std::sync::atomic::{AtomicU8, AtomicU16, AtomicU32, AtomicU64, Ordering};
 
-use crate::prefetch::{at_write, claim_lines};
+use crate::prefetch::{at_write, at_write_behind, claim_lines};
 
-/// Bytes of [`Slice::read_head`] and [`Slice::write_head`]: a cache line.
+/// Bytes of [`Slice::read_head_behind`] and [`Slice::write_head`]: a cache line.
 pub const HEAD: usize = 64;
 
 /// `len` bytes of memory that somebody else may write at any moment. Copy it freely; it borrows
@@ -20,7 +20,7 @@ pub struct Slice<'m> {
 }
 
 /// Set beside the length when stores and copies into the window are allowed.
-const WRITABLE: u64 = 1 << 32;
+pub(crate) const WRITABLE: u64 = 1 << 32;
 
 // SAFETY: a Slice is an address range kept mapped by the borrow 'm; access is by raw copies and
 // atomics only.
@@ -54,13 +54,26 @@ macro_rules! word {
 }
 
 impl<'m> Slice<'m> {
+    /// A window onto nothing.
+    pub const NOTHING: Slice<'m> = Slice { ptr: NonNull::dangling(), shape: 0, owner: PhantomData };
+
     /// # Safety
-    /// `ptr..ptr + len` must stay mapped readable (and writable when `writable`) for `'m`.
+    /// `ptr..ptr + len` must stay mapped readable (and writable when `writable`) for `'m`; nothing is mapped at address 0.
     #[inline]
     pub(crate) unsafe fn from_raw(ptr: *mut u8, len: usize, writable: bool) -> Slice<'m> {
         debug_assert!(u32::try_from(len).is_ok());
         let shape = u64::from(len as u32) | if writable { WRITABLE } else { 0 };
-        // SAFETY: mapped memory is not at address 0.
+        // SAFETY: the caller's promise.
+        unsafe { Slice::from_shape(ptr, shape) }
+    }
+
+    /// The same with the length and [`WRITABLE`] put together.
+    ///
+    /// # Safety
+    /// As above, and `ptr` is not null.
+    #[inline(always)]
+    pub(crate) unsafe fn from_shape(ptr: *mut u8, shape: u64) -> Slice<'m> {
+        // SAFETY: the caller's promise.
         Slice { ptr: unsafe { NonNull::new_unchecked(ptr) }, shape, owner: PhantomData }
     }
 
@@ -87,6 +100,12 @@ impl<'m> Slice<'m> {
     #[inline]
     pub fn writable(&self) -> bool {
         self.shape & WRITABLE != 0
+    }
+
+    /// True when `n` bytes fit and may be written: one comparison, for the flag stands above the length.
+    #[inline(always)]
+    fn takes(&self, n: usize) -> bool {
+        self.shape >= WRITABLE + n as u64
     }
 
     /// The part from `offset`, `len` bytes long; `None` when it does not fit.
@@ -130,13 +149,13 @@ impl<'m> Slice<'m> {
         true
     }
 
-    /// Copies the first bytes, at most [`HEAD`], to `out`, and returns how many. As [`Slice::read_at`], without
-    /// the cost of a copy of any length.
-    #[inline]
-    pub fn read_head(&self, out: &mut [u8; HEAD]) -> usize {
-        let n = self.len().min(HEAD);
-        // SAFETY: the window is mapped for n bytes, and `out` holds HEAD and is our own memory.
-        unsafe { copy_short(self.as_ptr(), out.as_mut_ptr(), n) };
+    /// Copies the first bytes behind `P` others, at most [`HEAD`], to `out`, and returns how many. As [`Slice::read_at`],
+    /// without the cost of a copy of any length.
+    #[inline(always)]
+    pub fn read_head_behind<const P: usize>(&self, out: &mut [u8; HEAD]) -> usize {
+        let n = self.len().saturating_sub(P).min(HEAD);
+        // SAFETY: the window is mapped for P + n bytes where n is not 0, and `out` holds HEAD and is our own memory.
+        unsafe { copy_short(self.as_ptr().wrapping_add(P), out.as_mut_ptr(), n) };
         n
     }
 
@@ -144,7 +163,7 @@ impl<'m> Slice<'m> {
     /// fit, `n` is more than [`HEAD`], or the window is read-only.
     #[inline]
     pub fn write_head(&self, head: &[u8; HEAD], n: usize) -> bool {
-        if n > HEAD || n > self.len() || !self.writable() {
+        if n > HEAD || !self.takes(n) {
             return false;
         }
         // SAFETY: both are good for n bytes, the window is writable, and `head` is our own memory.
@@ -156,7 +175,7 @@ impl<'m> Slice<'m> {
     /// they do not fit, `n` is more than [`HEAD`], or the window is read-only.
     #[inline(always)]
     pub fn write_prefixed<const P: usize>(&self, prefix: &[u8; P], head: &[u8; HEAD], n: usize) -> bool {
-        if n > HEAD || P + n > self.len() || !self.writable() {
+        if n > HEAD || !self.takes(P + n) {
             return false;
         }
         // SAFETY: the window is writable for P + n bytes, n at most HEAD; both sources are our own memory.
@@ -254,7 +273,7 @@ impl<'m> Slice<'m> {
     /// The same for the cache line at `offset`, wherever that is.
     #[inline]
     pub fn prefetch_write_at(&self, offset: usize) {
-        at_write(self.as_ptr().wrapping_add(offset));
+        at_write_behind(self.as_ptr(), offset);
     }
 
     #[inline]
@@ -344,7 +363,7 @@ mod tests {
             prop_assert_eq!(sum, sum_be(&data));
             prop_assert_eq!(src.sum(0, data.len()), sum_be(&data));
             let mut head = [0xaa; super::HEAD];
-            let n = src.read_head(&mut head);
+            let n = src.read_head_behind::<0>(&mut head);
             prop_assert_eq!(n, data.len().min(super::HEAD));
             prop_assert_eq!(&head[..n], &data[..n]);
             prop_assert!(head[n..].iter().all(|b| *b == 0xaa));

@@ -235,6 +235,22 @@ impl SplitRing {
         Some(unsafe { self.desc.desc(usize::from(index), false) })
     }
 
+    /// Address and length of descriptor `index` when its flags are `flags` and no others. What it reads of it, it reads
+    /// once; `next`, which these flags do not use, not at all.
+    #[inline(always)]
+    pub fn buffer(&self, index: u16, flags: u16) -> Option<(u64, u32)> {
+        if index > self.mask {
+            return None;
+        }
+        let at = usize::from(index) * 16;
+        // SAFETY: index is below the size, and the area holds 16 * size bytes and is 16-byte aligned.
+        let (addr, len, own) = unsafe { (self.desc.u64(at), self.desc.u32(at + 8), self.desc.u16(at + 12)) };
+        if u16::from_le(own.load(Ordering::Relaxed)) != flags {
+            return None;
+        }
+        Some((u64::from_le(addr.load(Ordering::Relaxed)), u32::from_le(len.load(Ordering::Relaxed))))
+    }
+
     /// Asks the processor to bring descriptor `index` near.
     #[inline(always)]
     pub fn prefetch(&self, index: u16) {

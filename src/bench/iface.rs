@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
-use dataplane::{BURST, Burst, Delivery, Egress, Grace, Ingress, PortState, Sink, Tally};
+use dataplane::{BURST, Burst, Delivery, Egress, Grace, Ingress, Offload, PortState, Sink, Tally};
 use sharedmem::SharedPage;
 use testbed::generator::{Checker, DriverWish, Station, Stream};
 use uplink::{Driver, Uplink, netlink};
@@ -78,11 +78,11 @@ impl Interface {
     /// Sends the frames in these places, in order, as many as there is room for.
     fn deliver(&self, places: impl Iterator<Item = (usize, usize)>) -> usize {
         let Some(memory) = &self.memory else { return 0 };
-        let (mut burst, mut list) = (Burst::new(), [Delivery { frame: 0, tag: self.tag }; BURST]);
+        let (mut burst, mut list) = (Burst::new(), [Delivery::new(0, self.tag); BURST]);
         for ((at, len), (frame, delivery)) in places.zip((0..).zip(&mut list)) {
             if let Some(piece) = memory.region().slice(at, len) {
-                burst.push_plain(piece);
-                delivery.frame = frame;
+                burst.push(&[piece], None, Offload::default());
+                *delivery = Delivery::new(frame, self.tag);
             }
         }
         let mut tally = Tally::new();

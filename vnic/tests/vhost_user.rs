@@ -160,7 +160,7 @@ fn deliver(egress: &dyn Egress) {
     let region = Region::map(file.as_fd(), 0, 4096, true).unwrap();
     let mut burst = Burst::new();
     burst.push(&[region.slice(0, 200).unwrap()], None, Offload::default());
-    egress.deliver(&burst, &[Delivery { frame: 0, tag: None }], &mut Tally::new());
+    egress.deliver(&burst, &[Delivery::new(0, None)], &mut Tally::new());
 }
 
 struct Count(usize);

@@ -191,7 +191,7 @@ impl Recorder {
 impl Egress for Recorder {
     fn deliver(&self, burst: &Burst<'_>, list: &[Delivery], tally: &mut Tally) {
         assert!(!list.is_empty() && list.len() <= BURST);
-        assert!(list.windows(2).all(|w| w[0].frame < w[1].frame), "each frame once and in order: {list:?}");
+        assert!(list.windows(2).all(|w| w[0].index() < w[1].index()), "each frame once and in order: {list:?}");
         if let Some(reason) = self.refusal() {
             list.iter().for_each(|_| tally.dropped(reason));
             return;

@@ -146,7 +146,7 @@ impl Checker {
             return self.ours(len);
         }
         let mut head = [0; HEAD];
-        let got = first.read_head(&mut head);
+        let got = first.read_head_behind::<0>(&mut head);
         self.see_head(tag, head.get(..got).unwrap_or_default(), len);
     }
 

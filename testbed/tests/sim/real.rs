@@ -53,8 +53,8 @@ struct Recorder {
 impl Egress for Recorder {
     fn deliver(&self, burst: &Burst<'_>, list: &[Delivery], tally: &mut Tally) {
         for delivery in list {
-            tally.delivered(burst.frames()[usize::from(delivery.frame)].len());
-            self.out.lock().unwrap().push_back((self.id, delivery.tag));
+            tally.delivered(burst.frames()[delivery.index()].len());
+            self.out.lock().unwrap().push_back((self.id, delivery.tag()));
         }
     }
 }

@@ -12,7 +12,7 @@ fn a_refused_slot_is_put_right_and_counted() {
         let counts = Counts::default();
         let good = frame(100, 1);
         with_burst(&[(&good, None, crate::lab::PLAIN)], |burst| {
-            let plan = plan(burst, &Delivery { frame: 0, tag: None }, 1500, true).unwrap();
+            let plan = plan(burst, &Delivery::new(0, None), 1500, true).unwrap();
             for wrong in 0..2 {
                 let (first, got) = ring.reserve(3);
                 assert_eq!(got, 3);
@@ -49,7 +49,7 @@ fn a_reserved_slot_holds_up_those_behind_it_and_is_not_given_twice() {
         let counts = Counts::default();
         let bytes = frame(100, 1);
         with_burst(&[(&bytes, None, crate::lab::PLAIN)], |burst| {
-            let plan = plan(burst, &Delivery { frame: 0, tag: None }, 1500, true).unwrap();
+            let plan = plan(burst, &Delivery::new(0, None), 1500, true).unwrap();
             let (slow, _) = ring.reserve(1);
             // A second worker overtakes the first, up to the whole ring.
             let count = ring.slots.count();

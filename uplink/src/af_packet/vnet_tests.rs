@@ -82,7 +82,7 @@ fn what_a_sent_header_asks_for() {
     with_burst(&frames, |burst| {
         for (delivery, want) in all(burst, None).iter().zip(want) {
             let plan = Plan::new(burst, delivery, caps).unwrap();
-            assert_eq!(header_for(&plan, plan.len(0)), want, "frame {}", delivery.frame);
+            assert_eq!(header_for(&plan, plan.len(0)), want, "frame {}", delivery.index());
         }
     });
 }

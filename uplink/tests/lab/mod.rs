@@ -230,7 +230,7 @@ impl Sink for Collect<'_> {
 
 /// Every frame of `burst`, with `tag` or its own.
 pub fn all(burst: &Burst<'_>, tag: Option<Tag>) -> Vec<Delivery> {
-    let delivery = |(at, frame): (usize, &Frame)| Delivery { frame: at as u8, tag: tag.or(frame.tag()) };
+    let delivery = |(at, frame): (usize, &Frame)| Delivery::new(at as u8, tag.or(frame.tag()));
     burst.frames().iter().enumerate().map(delivery).collect()
 }
 

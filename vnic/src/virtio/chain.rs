@@ -120,11 +120,8 @@ fn add<'m, P: Pieces<'m>>(
     Ok(())
 }
 
-/// The chain of one descriptor, when it is that: the common case, without a walk.
+/// The flags of a descriptor that is a chain of its own.
 #[inline(always)]
-pub fn single<'m>(lookup: &mut Lookup<'m, '_, MemTable>, desc: &VirtqDesc, writable: bool) -> Option<Slice<'m>> {
-    if desc.flags != if writable { WRITE } else { 0 } {
-        return None;
-    }
-    lookup.whole(desc.addr, desc.len)
+pub fn direction(writable: bool) -> u16 {
+    if writable { WRITE } else { 0 }
 }

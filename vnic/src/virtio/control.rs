@@ -17,6 +17,7 @@ use wire::Mac;
 
 use super::chain::NEXT;
 use super::features;
+use super::packed::first;
 use super::ring::{Broken, Virtq, Virtqueue};
 
 /// Most group addresses looked up one by one; a driver that gives more gets every group frame, as with vmxnet3.
@@ -307,7 +308,7 @@ fn split_chain(ring: &SplitRing, at: u16) -> Result<Chain, Broken> {
 fn packed_chain(ring: &PackedRing, at: u16) -> Result<Chain, Broken> {
     let (mut descriptors, mut good) = (Descriptors::new(), true);
     for slots in 1..=PackedRing::size(ring) {
-        let desc = ring.first(at.wrapping_add(slots - 1), 0).ok_or(Broken)?;
+        let desc = first(ring, at.wrapping_add(slots - 1)).ok_or(Broken)?;
         let (id, last) = (desc.next, desc.flags & NEXT == 0);
         good &= descriptors.try_push(desc).is_ok();
         if last {

@@ -11,7 +11,7 @@ use arc_swap::ArcSwapOption;
 use arrayvec::ArrayVec;
 use dataplane::{Burst, Caps, Delivery, Offload, Plan, PortState, Sink, Tally};
 use proptest::prelude::*;
-use sharedmem::{Inflight, Lookup, MemTable, PackedRing, Region, Span, SpanHint, SplitRing, VirtqDesc, inflight_bytes};
+use sharedmem::{Inflight, Lookup, MemTable, PackedRing, Region, Span, SpanHint, SplitRing, inflight_bytes};
 
 use super::chain::Pieces;
 use super::features::{MRG_RXBUF, RING_PACKED, VERSION_1};
@@ -72,8 +72,8 @@ impl<R: Virtq> Virtq for Fused<'_, '_, '_, R> {
         self.0.singles(at, known, ids)
     }
 
-    fn first(&self, at: u16, id: u16) -> Option<VirtqDesc> {
-        self.0.first(at, id)
+    fn buffer(&self, at: u16, id: u16, writable: bool) -> Option<(u64, u32)> {
+        self.0.buffer(at, id, writable)
     }
 
     fn chain<'m, P: Pieces<'m>>(
@@ -139,7 +139,7 @@ impl Sink for Numbers {
     fn forward(&mut self, burst: &Burst<'_>) {
         assert!(burst.rejected().is_empty());
         for index in 0..burst.frames().len() {
-            let delivery = Delivery { frame: index as u8, tag: None };
+            let delivery = Delivery::new(index as u8, None);
             let plan = Plan::new(burst, &delivery, Caps::default()).expect("a frame");
             let scratch = region(2048);
             let room = scratch.slice(0, plan.len(0)).expect("room");
@@ -344,7 +344,7 @@ fn deliver_some(active: &Active, ring: &impl Virtq, state: &RxState, numbers: st
         burst.push(&[slice], None, Offload::default());
         at += bytes.len();
     }
-    let list: Vec<Delivery> = (0..frames.len()).map(|i| Delivery { frame: i as u8, tag: None }).collect();
+    let list: Vec<Delivery> = (0..frames.len()).map(|i| Delivery::new(i as u8, None)).collect();
     Path::new(active, ring, state, 0).deliver_all(&burst, &list, &mut Tally::new());
 }
 

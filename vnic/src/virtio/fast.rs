@@ -9,13 +9,13 @@
 //! A claimed position that turns out to hold no such buffer goes back, with those behind it. Where others have claimed
 //! behind them meanwhile, they are filled one by one ([`Path::deliver_within`]).
 
+use std::borrow::Borrow;
 use std::sync::atomic::Ordering;
 
 use arrayvec::ArrayVec;
 use dataplane::{BURST, Burst, Delivery, DropReason, Frame, Tally, VNET_LEN};
 use sharedmem::{Slice, SpanHint};
 
-use super::chain::single;
 use super::claims::Claim;
 use super::ring::Virtq;
 use super::rx::{HEADER, Path};
@@ -29,10 +29,22 @@ const NEAR_LONG: usize = 4;
 /// This is for the other lane.
 struct NotPlain;
 
-/// Plain frames.
-type Frames<'b> = ArrayVec<&'b Frame, BURST>;
-/// The whole buffer of each, header and all.
-type Rooms<'m> = ArrayVec<Slice<'m>, BURST>;
+/// The whole buffer of each, header and all: the first `count`.
+struct Rooms<'m> {
+    places: [Slice<'m>; BURST],
+    count: usize,
+}
+
+impl<'m> Rooms<'m> {
+    fn new() -> Rooms<'m> {
+        Rooms { places: [Slice::NOTHING; BURST], count: 0 }
+    }
+
+    fn all(&self) -> &[Slice<'m>] {
+        self.places.get(..self.count).unwrap_or(&self.places)
+    }
+}
+
 /// The identifier of each buffer's chain.
 type Ids = [u16; BURST];
 
@@ -70,10 +82,28 @@ impl<'a, R: Virtq> Path<'a, R> {
         self.state.claims.will_take();
         let usual = self.state.usual.load(Ordering::Relaxed);
         let part = list.get(..BURST).unwrap_or(list);
-        let (mut frames, mut rooms, mut ids) = (Frames::new(), Rooms::new(), [0; BURST]);
-        // Cannot overflow: the part is cut to a burst.
-        frames.extend(part.iter().map_while(|delivery| self.plain(burst, delivery, usual)));
-        let mut claim = match self.claim::<P>(&frames, &mut rooms, &mut ids) {
+        match burst.plain_run(part, (usual as usize).saturating_sub(P)) {
+            Some(run) => self.deliver_frames::<P, Frame>(burst, run, list, tally),
+            None => {
+                let mut frames: ArrayVec<&Frame, BURST> = ArrayVec::new();
+                // Cannot overflow: the part is cut to a burst.
+                frames.extend(part.iter().map_while(|delivery| self.plain(burst, delivery, usual)));
+                self.deliver_frames::<P, &Frame>(burst, &frames, list, tally)
+            }
+        }
+    }
+
+    /// Delivers `frames`, the first of `list`, a burst at most.
+    #[inline(always)]
+    fn deliver_frames<const P: usize, F: Borrow<Frame>>(
+        &self,
+        burst: &Burst<'_>,
+        frames: &[F],
+        list: &[Delivery],
+        tally: &mut Tally,
+    ) -> (usize, bool) {
+        let (mut rooms, mut ids) = (Rooms::new(), [0; BURST]);
+        let mut claim = match self.claim::<P, F>(frames, &mut rooms, &mut ids) {
             Ok(Some(claim)) => claim,
             Ok(None) => {
                 frames.iter().for_each(|_| tally.dropped(DropReason::RingFull));
@@ -81,8 +111,8 @@ impl<'a, R: Virtq> Path<'a, R> {
             }
             Err(NotPlain) => return (0, false),
         };
-        let mut done = rooms.len();
-        let bytes = self.fill_plain::<P>(burst, &claim, &frames, &rooms, &ids);
+        let mut done = rooms.count;
+        let bytes = self.fill_plain::<P, F>(burst, &claim, frames, rooms.all(), &ids);
         tally.delivered_all(done, bytes);
         let end = claim.start().wrapping_add(done as u16);
         if end != claim.end() && !self.state.claims.shorten(&mut claim, end) {
@@ -93,9 +123,9 @@ impl<'a, R: Virtq> Path<'a, R> {
 
     /// Claims positions for `frames` as long as there are buffers, and looks them up; `None` when there is none.
     #[inline(always)]
-    fn claim<const P: usize>(
+    fn claim<const P: usize, F: Borrow<Frame>>(
         &self,
-        frames: &Frames<'_>,
+        frames: &[F],
         rooms: &mut Rooms<'a>,
         ids: &mut Ids,
     ) -> Result<Option<Claim>, NotPlain> {
@@ -110,22 +140,21 @@ impl<'a, R: Virtq> Path<'a, R> {
                 }
                 if let Some(claim) = self.state.claims.take(seen, known, there as u16) {
                     self.ring.will_use(claim.start(), there as u16);
-                    let usual = self.rooms::<P>(claim.start(), known, &frames[..there], rooms, ids);
+                    let usual = self.rooms::<P, F>(claim.start(), known, &frames[..there], rooms, ids);
                     self.note(usual);
                     return Ok(Some(claim));
                 }
             } else {
-                rooms.clear();
-                let usual = self.rooms::<P>(seen.next(), known, frames, rooms, ids);
+                let usual = self.rooms::<P, F>(seen.next(), known, frames, rooms, ids);
                 // Where others claimed meanwhile, what was read may be what they wrote.
-                if rooms.is_empty() && self.state.claims.stands(seen) {
+                if rooms.count == 0 && self.state.claims.stands(seen) {
                     self.note(usual);
                     return Err(NotPlain);
                 }
-                if rooms.is_empty() {
+                if rooms.count == 0 {
                     continue;
                 }
-                if let Some(claim) = self.state.claims.take(seen, known, rooms.len() as u16) {
+                if let Some(claim) = self.state.claims.take(seen, known, rooms.count as u16) {
                     self.note(usual);
                     return Ok(Some(claim));
                 }
@@ -137,11 +166,11 @@ impl<'a, R: Virtq> Path<'a, R> {
     /// The buffers from position `at` on, up to `known`, as long as each holds its frame in one piece. Their used entries
     /// are written where nobody sees them yet. Where one does not, what it holds is returned; 0 for another kind.
     #[inline(never)]
-    fn rooms<const P: usize>(
+    fn rooms<const P: usize, F: Borrow<Frame>>(
         &self,
-        mut at: u16,
+        at: u16,
         mut known: u16,
-        frames: &[&Frame],
+        frames: &[F],
         rooms: &mut Rooms<'a>,
         ids: &mut Ids,
     ) -> Option<u32> {
@@ -149,26 +178,29 @@ impl<'a, R: Virtq> Path<'a, R> {
         let there = self.ring.singles(at, &mut known, ids).unwrap_or(0);
         let mut hint = SpanHint::default();
         let mut lookup = self.active.table.lookup(&mut hint);
-        for (frame, id) in frames.iter().zip(&ids[..there]) {
-            let Some(room) = self.ring.first(at, *id).and_then(|desc| single(&mut lookup, &desc, true)) else {
-                return Some(0);
+        let (mut count, mut found) = (0, None);
+        for ((frame, id), place) in frames.iter().zip(&ids[..there]).zip(&mut rooms.places) {
+            let position = at.wrapping_add(count);
+            let Some(room) = self.ring.buffer(position, *id, true).and_then(|(addr, len)| lookup.whole(addr, len))
+            else {
+                break;
             };
-            let used = P + frame.len();
+            let used = P + frame.borrow().len();
+            if room.len() < used {
+                found = Some(room);
+                break;
+            }
             // Of a short frame that is all.
             room.prefetch_write();
             room.prefetch_write_at(used);
-            if room.len() < used {
-                return Some(room.len() as u32);
-            }
             if R::INDEXED {
-                self.ring.put_used(at, *id, used as u32);
+                self.ring.put_used(position, *id, used as u32);
             }
-            at = at.wrapping_add(1);
-            if rooms.try_push(room).is_err() {
-                break;
-            }
+            *place = room;
+            count += 1;
         }
-        None
+        rooms.count = usize::from(count);
+        (rooms.count < there).then(|| found.map_or(0, |room: Slice<'_>| room.len() as u32))
     }
 
     /// Notes what a buffer held that was not as expected.
@@ -181,24 +213,25 @@ impl<'a, R: Virtq> Path<'a, R> {
 
     /// Writes headers and frames, and used entries that are seen at once; returns the bytes of the frames.
     #[inline(always)]
-    fn fill_plain<const P: usize>(
+    fn fill_plain<const P: usize, F: Borrow<Frame>>(
         &self,
         burst: &Burst<'_>,
         claim: &Claim,
-        frames: &[&Frame],
+        frames: &[F],
         rooms: &[Slice<'_>],
         ids: &Ids,
     ) -> usize {
         // The lines that all workers write are asked for shortly before the end, lest another takes them again.
-        let near = if frames.first().is_some_and(|frame| frame.len() > 2 * LINE) { NEAR_LONG } else { NEAR_SHORT };
+        let near =
+            if frames.first().is_some_and(|frame| frame.borrow().len() > 2 * LINE) { NEAR_LONG } else { NEAR_SHORT };
         let (first, last) = rooms.split_at(rooms.len().saturating_sub(near));
-        let mut bytes = fill::<P>(burst, frames, first);
+        let mut bytes = fill::<P, F>(burst, frames, first);
         self.state.claims.will_finish(claim);
         self.ring.will_publish();
-        bytes += fill::<P>(burst, &frames[first.len()..], last);
+        bytes += fill::<P, F>(burst, &frames[first.len()..], last);
         if !R::INDEXED {
             for (n, (frame, id)) in frames.iter().zip(ids).take(rooms.len()).enumerate() {
-                self.ring.put_used(claim.start().wrapping_add(n as u16), *id, (P + frame.len()) as u32);
+                self.ring.put_used(claim.start().wrapping_add(n as u16), *id, (P + frame.borrow().len()) as u32);
             }
         }
         bytes
@@ -207,9 +240,10 @@ impl<'a, R: Virtq> Path<'a, R> {
 
 /// Writes header and frame into each room; returns the bytes of the frames.
 #[inline(never)]
-fn fill<const P: usize>(burst: &Burst<'_>, frames: &[&Frame], rooms: &[Slice<'_>]) -> usize {
+fn fill<const P: usize, F: Borrow<Frame>>(burst: &Burst<'_>, frames: &[F], rooms: &[Slice<'_>]) -> usize {
     let (header, mut bytes) = (const { plain_header::<P>() }, 0);
     for (frame, room) in frames.iter().zip(rooms) {
+        let frame = frame.borrow();
         // Cannot fail: the room was measured when it was looked up.
         let _ = burst.write_plain(frame, &header, room, false);
         bytes += frame.len();

@@ -6,7 +6,7 @@ use std::sync::atomic::{Ordering, fence};
 
 use sharedmem::{InflightNote, Lookup, MemTable, PackedEvent, PackedRing, VirtqDesc};
 
-use super::chain::{self, NEXT, Pieces};
+use super::chain::{self, NEXT, Pieces, direction};
 use super::ring::{Broken, Found, Virtq};
 
 /// Where the driver's half says that a descriptor is available, and the device's that it is used.
@@ -40,6 +40,12 @@ fn bare(desc: VirtqDesc) -> VirtqDesc {
     VirtqDesc { flags: desc.flags & !(AVAIL | USED), ..desc }
 }
 
+/// The descriptor at `at`, whosever it is.
+#[inline(always)]
+pub(super) fn first(ring: &PackedRing, at: u16) -> Option<VirtqDesc> {
+    ring.desc(place(ring, at).0).map(bare)
+}
+
 impl Virtq for PackedRing {
     const INDEXED: bool = false;
 
@@ -65,8 +71,9 @@ impl Virtq for PackedRing {
     }
 
     #[inline(always)]
-    fn first(&self, at: u16, _id: u16) -> Option<VirtqDesc> {
-        self.desc(place(self, at).0).map(bare)
+    fn buffer(&self, at: u16, _id: u16, writable: bool) -> Option<(u64, u32)> {
+        let desc = first(self, at)?;
+        (desc.flags == direction(writable)).then_some((desc.addr, desc.len))
     }
 
     fn chain<'m, P: Pieces<'m>>(
@@ -88,7 +95,7 @@ impl Virtq for PackedRing {
             if slots == self.size() {
                 return Err(Broken);
             }
-            desc = self.first(at.wrapping_add(slots), 0).ok_or(Broken)?;
+            desc = first(self, at.wrapping_add(slots)).ok_or(Broken)?;
             slots += 1;
         }
     }

@@ -4,7 +4,6 @@ use arrayvec::ArrayVec;
 use dataplane::{BURST, DropReason, Plan, Tally};
 use sharedmem::{Lookup, MemTable, Slice, SpanHint};
 
-use super::chain::single;
 use super::ring::{Found, Virtq};
 use super::rx::Path;
 
@@ -136,7 +135,7 @@ impl<'a, R: Virtq> Path<'a, R> {
                 return self.give_up(cursor, start, first, batch, DropReason::RingFull);
             };
             cursor.next = at.wrapping_add(slots);
-            let whole = self.ring.first(at, id).and_then(|desc| single(memory, &desc, true));
+            let whole = self.ring.buffer(at, id, true).and_then(|(addr, len)| memory.whole(addr, len));
             batch.usual = batch.usual.min(whole.map_or(0, |whole| whole.len() as u32));
             let room: usize = pieces.iter().map(Slice::len).sum();
             let room = u32::try_from(room).ok().filter(|room| good && *room > 0);

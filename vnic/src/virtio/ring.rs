@@ -9,9 +9,9 @@
 
 use std::sync::atomic::{Ordering, fence};
 
-use sharedmem::{Lookup, MemTable, PackedRing, SplitRing, VirtqDesc};
+use sharedmem::{Lookup, MemTable, PackedRing, SplitRing};
 
-use super::chain::{self, Pieces};
+use super::chain::{self, Pieces, direction};
 
 /// A ring of either kind.
 #[derive(Clone, Debug)]
@@ -86,8 +86,9 @@ pub trait Virtq {
     /// chains are known to be available, and what it is found to be.
     fn singles(&self, at: u16, known: &mut u16, ids: &mut [u16]) -> Result<usize, Broken>;
 
-    /// The first descriptor of chain `id` at `at`.
-    fn first(&self, at: u16, id: u16) -> Option<VirtqDesc>;
+    /// Guest address and length of the buffer that chain `id` at `at` is, when it is that one descriptor and no more, of the
+    /// direction asked for: the common case, without a walk.
+    fn buffer(&self, at: u16, id: u16, writable: bool) -> Option<(u64, u32)>;
 
     /// The chain at `at`, its memory added to `pieces`; `None` when there is none.
     fn chain<'m, P: Pieces<'m>>(
@@ -185,8 +186,8 @@ impl Virtq for SplitRing {
     }
 
     #[inline(always)]
-    fn first(&self, _at: u16, id: u16) -> Option<VirtqDesc> {
-        self.desc(id)
+    fn buffer(&self, _at: u16, id: u16, writable: bool) -> Option<(u64, u32)> {
+        self.buffer(id, direction(writable))
     }
 
     #[inline]

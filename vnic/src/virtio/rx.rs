@@ -85,7 +85,7 @@ impl RxPath {
     /// Each conversation keeps to one of several queues.
     fn spread(&self, active: &Active, pairs: &[u8], burst: &Burst<'_>, list: &[Delivery], tally: &mut Tally) {
         let number = |delivery: &Delivery| {
-            burst.frames().get(usize::from(delivery.frame)).map_or(0, |frame| conversation(frame.head()) as usize)
+            burst.frames().get(delivery.index()).map_or(0, |frame| conversation(frame.head()) as usize)
         };
         for part in list.chunks(BURST) {
             let numbers: ArrayVec<usize, BURST> = part.iter().map(number).collect();

@@ -8,12 +8,12 @@ use std::sync::atomic::{Ordering, fence};
 use arc_swap::{ArcSwapOption, Cache};
 use arrayvec::ArrayVec;
 use dataplane::{Arm, BURST, Burst, DropReason, Ingress, MAX_FRAME_SLICES, Offload, Sink, VNET_LEN, VnetHeader};
-use sharedmem::{MemTable, Slice, SpanHint};
+use sharedmem::{Slice, SpanHint};
 
 use super::card::{Active, Card, TxState};
-use super::chain::single;
 use super::features::{self, header_len};
 use super::ring::{Broken, Found, Virtq, Virtqueue};
+use super::rx::HEADER;
 
 /// Pieces of a chain: those of a frame, and its header.
 const PIECES: usize = MAX_FRAME_SLICES + 1;
@@ -126,11 +126,13 @@ impl<R: Virtq> Serving<'_, R> {
     /// Serves chains that take one position each.
     #[inline]
     fn serve(&self, next: u16, ids: &[u16], hint: &mut SpanHint, sink: &mut dyn Sink) -> usize {
-        let table = &*self.active.table;
-        let mut pieces = [None; BURST];
-        firsts(self.ring, table, hint, next, ids, &mut pieces);
         let mut burst = Burst::new();
-        let taken = self.gather(&mut burst, hint, next, ids, &pieces[..ids.len()]);
+        self.firsts(&mut burst, hint, next, ids);
+        let taken = if header_len(self.active.features) == VNET_LEN {
+            self.gather::<VNET_LEN>(&mut burst, hint, next, ids.len())
+        } else {
+            self.gather::<HEADER>(&mut burst, hint, next, ids.len())
+        };
         sink.forward(&burst);
         drop(burst);
         self.ring.put_used_run(next, &ids[..taken]);
@@ -179,36 +181,44 @@ impl<R: Virtq> Serving<'_, R> {
         }
     }
 
-    /// Puts the frames of the chains on the burst, as many as it has room for; returns how many.
+    /// Has the burst expect what is in each chain that is one descriptor; its first line is on the way to the cache.
     #[inline(never)]
-    fn gather<'m>(
+    fn firsts<'m>(&'m self, burst: &mut Burst<'m>, hint: &mut SpanHint, next: u16, ids: &[u16]) {
+        let mut lookup = self.active.table.lookup(hint);
+        let (mut pieces, mut at) = ([Slice::NOTHING; BURST], next);
+        for (id, piece) in ids.iter().zip(&mut pieces) {
+            if let Some(first) = self.ring.buffer(at, *id, false).and_then(|(addr, len)| lookup.whole(addr, len)) {
+                first.prefetch();
+                *piece = first;
+            }
+            at = at.wrapping_add(1);
+        }
+        burst.expect(&pieces[..ids.len().min(BURST)]);
+    }
+
+    /// Puts the frames of the first `count` chains on the burst, which expects what is in them, as many as it has room for;
+    /// returns how many. `P` is the length of a header.
+    #[inline(never)]
+    fn gather<'m, const P: usize>(
         &'m self,
         burst: &mut Burst<'m>,
         hint: &mut SpanHint,
         next: u16,
-        ids: &[u16],
-        firsts: &[Option<Slice<'m>>],
+        count: usize,
     ) -> usize {
-        let header = header_len(self.active.features);
-        // Frames in one piece always fit; after another kind it has to be asked.
-        let (mut taken, mut crowded) = (0, false);
-        for (n, first) in firsts.iter().enumerate().take(ids.len()) {
-            if crowded && !burst.has_room() {
-                break;
+        // Frames in one piece always fit; before another kind it has to be asked.
+        let mut taken = 0;
+        loop {
+            taken += burst.push_expected::<P>(taken..count);
+            if taken == count || !burst.has_room() {
+                return taken;
             }
-            match first.filter(|piece| asks_nothing(piece)).and_then(|piece| piece.after(header)) {
-                Some(frame) => burst.push_plain(frame),
-                None => {
-                    if self.any(burst, hint, next.wrapping_add(n as u16)).is_none() {
-                        // It was there a moment ago.
-                        burst.reject(DropReason::BadDescriptor, 0);
-                    }
-                    crowded = true;
-                }
+            if self.any(burst, hint, next.wrapping_add(taken as u16)).is_none() {
+                // It was there a moment ago.
+                burst.reject(DropReason::BadDescriptor, 0);
             }
             taken += 1;
         }
-        taken
     }
 
     /// Any frame: the header may be split from it, and it from itself. `None` when there is no chain.
@@ -227,34 +237,6 @@ impl<R: Virtq> Serving<'_, R> {
         }
         Some(found)
     }
-}
-
-/// The memory of each chain that is one descriptor, its first line on the way to the cache.
-#[inline(never)]
-fn firsts<'m>(
-    ring: &impl Virtq,
-    table: &'m MemTable,
-    hint: &mut SpanHint,
-    next: u16,
-    ids: &[u16],
-    pieces: &mut [Option<Slice<'m>>; BURST],
-) {
-    let mut lookup = table.lookup(hint);
-    let mut at = next;
-    for (id, first) in ids.iter().zip(pieces) {
-        *first = ring.first(at, *id).and_then(|desc| single(&mut lookup, &desc, false));
-        at = at.wrapping_add(1);
-        if let Some(piece) = first {
-            piece.prefetch();
-        }
-    }
-}
-
-/// True when the header at the start of `piece` asks for nothing: neither flags nor a segment type.
-#[inline(always)]
-fn asks_nothing(piece: &Slice<'_>) -> bool {
-    let mut bytes = [0; 2];
-    piece.read_at(0, &mut bytes) && bytes == [0, 0]
 }
 
 /// Takes the first `header` bytes off the pieces; the first of them go to `bytes`. False when there are not so many.

@@ -66,7 +66,7 @@ pub(super) fn receive(shared: &Shared, active: &Active, burst: &Burst<'_>, list:
         };
         tally.segmented(plan.count());
         for index in 0..plan.count() {
-            match receive_one(active, &plan, index, strip && delivery.tag.is_none(), &mut hint) {
+            match receive_one(active, &plan, index, strip && delivery.tag().is_none(), &mut hint) {
                 Ok(len) => {
                     completed = true;
                     tally.delivered(len);

@@ -44,7 +44,7 @@ impl Sink for Wire {
     fn forward(&mut self, burst: &Burst<'_>) {
         self.bursts += 1;
         for (i, frame) in burst.frames().iter().enumerate() {
-            let plan = Plan::new(burst, &Delivery { frame: i as u8, tag: frame.tag() }, Caps::default()).unwrap();
+            let plan = Plan::new(burst, &Delivery::new(i as u8, frame.tag()), Caps::default()).unwrap();
             let room = self.scratch.slice(0, plan.len(0)).unwrap();
             assert!(plan.write(0, &[room]));
             let mut bytes = vec![0; plan.len(0)];
@@ -354,8 +354,7 @@ pub fn deliver(egress: &dyn Egress, frames: &[Vec<u8>]) -> Tally {
         burst.push(&[slice], None, Offload::default());
         at += frame.len();
     }
-    let list: Vec<Delivery> =
-        burst.frames().iter().enumerate().map(|(i, f)| Delivery { frame: i as u8, tag: f.tag() }).collect();
+    let list: Vec<Delivery> = burst.frames().iter().enumerate().map(|(i, f)| Delivery::new(i as u8, f.tag())).collect();
     let mut tally = Tally::new();
     egress.deliver(&burst, &list, &mut tally);
     tally

@@ -216,7 +216,7 @@ fn loop_back(shared: &Shared, active: &Active, burst: &Burst<'_>) {
         .iter()
         .enumerate()
         .filter(|(_, frame)| accepts(shared, frame.dst()))
-        .map(|(index, frame)| Delivery { frame: index as u8, tag: frame.tag() })
+        .map(|(index, frame)| Delivery::new(index as u8, frame.tag()))
         .collect();
     super::rx::receive(shared, active, burst, &list, &mut Tally::new());
 }

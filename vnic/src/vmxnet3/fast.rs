@@ -45,11 +45,9 @@ pub fn harvest_plain<'m>(
             }
         }
     }
-    for piece in &pieces {
-        burst.push_plain(*piece);
-    }
-    *next = next.ahead(pieces.len() as u32, ring.count());
-    pieces.len()
+    let taken = burst.push_each(&pieces);
+    *next = next.ahead(taken as u32, ring.count());
+    taken
 }
 
 /// A plain frame, the buffer reserved for it, and what its completion will say.

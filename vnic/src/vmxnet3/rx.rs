@@ -100,7 +100,7 @@ impl RxPath {
             let mut picks: ArrayVec<(u8, Mark), BURST> = ArrayVec::new();
             let mut used = 0u32;
             for delivery in part {
-                let head = burst.frames().get(usize::from(delivery.frame)).map_or(&[][..], |frame| frame.head());
+                let head = burst.frames().get(delivery.index()).map_or(&[][..], |frame| frame.head());
                 let pick = rss.queue(head);
                 used |= 1 << (pick.0 & 31);
                 picks.push(pick);
@@ -232,8 +232,8 @@ impl<'a> Path<'a> {
     /// How a delivery is carried out; `None` when it names no frame.
     #[inline]
     fn plan<'b, 'm>(&self, burst: &'b Burst<'m>, delivery: &Delivery, mark: Mark) -> Option<Planned<'b, 'm>> {
-        let frame = burst.frames().get(usize::from(delivery.frame))?;
-        let inline_tag = delivery.tag.is_some() && !self.tags;
+        let frame = burst.frames().get(delivery.index())?;
+        let inline_tag = delivery.tag().is_some() && !self.tags;
         // Linux's driver does not find the headers of a large segment behind a tag; of UDP it can be told nothing.
         let tcp = frame.offload().gso.filter(|gso| gso.kind == GsoKind::Tcp);
         let large = tcp.filter(|_| self.large > 0 && !inline_tag);

@@ -81,7 +81,7 @@ impl Sink for Wire {
         let scratch = region(1 << 17);
         for (i, frame) in burst.frames().iter().enumerate() {
             self.offloads.push(frame.offload());
-            let plan = Plan::new(burst, &Delivery { frame: i as u8, tag: frame.tag() }, self.caps).unwrap();
+            let plan = Plan::new(burst, &Delivery::new(i as u8, frame.tag()), self.caps).unwrap();
             for segment in 0..plan.count() {
                 let room = scratch.slice(0, plan.len(segment)).unwrap();
                 assert!(plan.write(segment, &[room]));
@@ -106,7 +106,7 @@ pub fn deliver(path: &dyn Egress, frames: &[Vec<u8>], offload: Offload) -> Tally
         at += frame.len();
     }
     assert!(burst.rejected().is_empty(), "these frames are good");
-    let list: Vec<Delivery> = (0..frames.len()).map(|i| Delivery { frame: i as u8, tag: None }).collect();
+    let list: Vec<Delivery> = (0..frames.len()).map(|i| Delivery::new(i as u8, None)).collect();
     let mut tally = Tally::new();
     path.deliver(&burst, &list, &mut tally);
     tally

@@ -410,7 +410,7 @@ fn dropping_the_card_takes_the_rings_away() {
     drop(model);
     let source = Source::plain(&[ether(MAC, PEER, 100, 1)]);
     let mut tally = dataplane::Tally::new();
-    egress.deliver(&source.burst(), &[dataplane::Delivery { frame: 0, tag: None }], &mut tally);
+    egress.deliver(&source.burst(), &[dataplane::Delivery::new(0, None)], &mut tally);
     assert_eq!(tally.drops(DropReason::NotConnected), 1);
     assert_eq!(queues[0].poll(&mut Caught::default()), 0);
     assert_eq!(*state.filter().as_ref(), RxFilter::closed());

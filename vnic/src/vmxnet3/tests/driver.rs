@@ -568,7 +568,7 @@ impl Guest {
 /// Delivers every frame of `source` with `tag`.
 pub fn deliver(egress: &dyn Egress, source: &Source, tag: Option<Tag>) -> Tally {
     let burst = source.burst();
-    let list: Vec<Delivery> = (0..burst.frames().len() as u8).map(|frame| Delivery { frame, tag }).collect();
+    let list: Vec<Delivery> = (0..burst.frames().len() as u8).map(|frame| Delivery::new(frame, tag)).collect();
     let mut tally = Tally::new();
     egress.deliver(&burst, &list, &mut tally);
     tally
@@ -630,7 +630,7 @@ impl Sink for Caught {
         let room = file_region().1;
         for (i, frame) in burst.frames().iter().enumerate() {
             let caps = Caps { csum: true, tso: true, uso: true, tag: true, pad: false };
-            let plan = Plan::new(burst, &Delivery { frame: i as u8, tag: frame.tag() }, caps).unwrap();
+            let plan = Plan::new(burst, &Delivery::new(i as u8, frame.tag()), caps).unwrap();
             let slice = room.slice(0, plan.len(0)).unwrap();
             assert!(plan.write(0, &[slice]));
             let mut data = vec![0; slice.len()];

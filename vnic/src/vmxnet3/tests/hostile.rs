@@ -59,7 +59,7 @@ fn frames(n: u8) -> Source {
 /// What one delivery told must be what was listed, segments included.
 fn deliver(guest: &Guest, source: &Source, tag: Option<Tag>) {
     let burst = source.burst();
-    let list: Vec<Delivery> = (0..4).map(|frame| Delivery { frame, tag }).collect();
+    let list: Vec<Delivery> = (0..4).map(|frame| Delivery::new(frame, tag)).collect();
     let mut tally = Tally::new();
     guest.egress.deliver(&burst, &list, &mut tally);
     let dropped: u64 = DropReason::ALL.iter().map(|r| tally.drops(*r)).sum();
