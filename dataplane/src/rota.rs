@@ -7,8 +7,8 @@
 //! ```
 //! A look at a silent queue costs what the cache must bring of it; with many of them that is more than the frames of the
 //! busy ones do. A queue that gives a frame now and then stays warm, and waits little; one that was silent for long waits
-//! longer for its first frame, while others keep the worker busy. An idle worker's turns are so short that it does not
-//! matter.
+//! longer for its first frame, while others keep the worker busy. A worker that has rested looks at all of them: what came
+//! meanwhile has waited long enough.
 
 /// Looks in a row that find nothing, after which a queue is no longer looked at in every turn.
 const BARREN: u32 = 64;
@@ -98,6 +98,23 @@ impl<T> Rota<T> {
         frames
     }
 
+    /// A turn after a rest: looks at every queue.
+    pub(crate) fn sweep(&mut self, mut look: impl FnMut(&mut T) -> usize) -> usize {
+        self.turn = self.turn.wrapping_add(1);
+        let mut frames = 0;
+        for at in 0..self.entries.len() {
+            let n = self.look(at, &mut look);
+            frames += n;
+            // What comes to stand here instead was looked at before.
+            match at {
+                _ if n == 0 || at < self.hot => {}
+                _ if at < self.cold => self.heat(at),
+                _ => self.thaw(at),
+            }
+        }
+        frames
+    }
+
     /// The part of a turn that looks at some of the others.
     #[inline(never)]
     fn round(&mut self, look: &mut impl FnMut(&mut T) -> usize) -> usize {
@@ -122,15 +139,20 @@ impl<T> Rota<T> {
             let n = self.look(self.cold_at, look);
             frames += n;
             if n > 0 {
-                self.entries.swap(self.cold_at, self.cold);
-                self.cold += 1;
-                self.heat(self.cold - 1);
+                self.thaw(self.cold_at);
             }
             if self.cold == self.entries.len() {
                 break;
             }
         }
         frames
+    }
+
+    /// Makes the cold queue `at` hot.
+    fn thaw(&mut self, at: usize) {
+        self.entries.swap(at, self.cold);
+        self.cold += 1;
+        self.heat(self.cold - 1);
     }
 
     /// Makes the warm queue `at` hot.
@@ -204,6 +226,23 @@ mod tests {
             (0..2 * COOLED).for_each(|_| _ = turn(&mut rota, &[0]));
             let cold: Vec<usize> = some().map(|number| wait(&mut rota, number)).collect();
             assert!(cold.iter().all(|turns| *turns <= 2 * LONG_ROUND), "{count}: {:?}", cold.iter().max());
+        }
+    }
+
+    /// Whatever class they are in, all queues are looked at once, and those that gave something are hot afterwards.
+    #[test]
+    fn after_a_rest_every_queue_is_looked_at() {
+        let mut rota = rota(300);
+        for (round, speakers) in [vec![299], vec![0, 7, 150, 299], (0..300).collect()].iter().enumerate() {
+            (0..(round as u32 + 1) * COOLED).for_each(|_| _ = turn(&mut rota, &[0, 1]));
+            rota.iter_mut().for_each(|queue| queue.looks = 0);
+            let found = rota.sweep(|queue| {
+                queue.looks += 1;
+                usize::from(speakers.contains(&queue.number))
+            });
+            assert_eq!(found, speakers.len());
+            assert!(rota.iter().all(|queue| queue.looks == 1));
+            assert_eq!(turn(&mut rota, speakers), speakers.len(), "each was looked at in the next turn");
         }
     }
 

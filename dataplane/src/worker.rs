@@ -146,6 +146,8 @@ pub struct Worker {
     kicks: Vec<Arc<OwnedFd>>,
     /// The queue that could not, when last asked.
     mute: usize,
+    /// True after a rest: any queue may hold something.
+    rested: bool,
 }
 
 /// Where the snapshot in force is found.
@@ -173,6 +175,7 @@ impl Worker {
             lists: Lists::default(),
             kicks: Vec::new(),
             mute: 0,
+            rested: false,
         }
     }
 
@@ -217,14 +220,16 @@ impl Worker {
     fn poll_queues(&mut self, snapshot: &Snapshot) -> usize {
         let (worker, lists) = (self.index, &mut self.lists);
         let now = Seconds(self.shared.clock.load(Ordering::Relaxed));
-        self.owned.turn(|owned| {
+        let look = |owned: &mut Owned| {
             let Some(from) = snapshot.port(owned.port) else { return 0 };
             owned.queue.poll(&mut Forwarder { snapshot, from, worker, now, lists })
-        })
+        };
+        if std::mem::take(&mut self.rested) { self.owned.sweep(look) } else { self.owned.turn(look) }
     }
 
     /// Sleeps until a peer signals or the control thread wakes us; naps where some peer gives no signal.
     fn rest(&mut self, nap: Duration) {
+        self.rested = true;
         let Some(bell) = self.ticker.lie_down() else { return std::thread::sleep(nap) };
         let mut kicks = std::mem::take(&mut self.kicks);
         let (armed, arm) = arm_all(&mut self.owned, &mut self.mute, &mut kicks);

@@ -37,6 +37,7 @@ mod prefetch;
 mod region;
 mod ring;
 mod slice;
+mod sum;
 mod virtq;
 mod virtq_driver;
 mod virtq_packed;

@@ -5,6 +5,7 @@ use std::ptr::{self, NonNull};
 use std::sync::atomic::{AtomicU8, AtomicU16, AtomicU32, AtomicU64, Ordering};
 
 use crate::prefetch::{at_write, at_write_behind, claim_lines};
+use crate::sum;
 
 /// Bytes of [`Slice::read_head_behind`] and [`Slice::write_head`]: a cache line.
 pub const HEAD: usize = 64;
@@ -208,49 +209,8 @@ impl<'m> Slice<'m> {
             return (0, 0);
         }
         let n = self.len().min(to.len());
-        let mut acc = 0u64;
-        let mut at = 0;
-        while at + 8 <= n {
-            // SAFETY: at + 8 <= n, within both windows; unaligned copies of plain integers.
-            let word = unsafe {
-                let word = ptr::read_unaligned(self.as_ptr().add(at).cast::<u64>());
-                ptr::write_unaligned(to.as_ptr().add(at).cast::<u64>(), word);
-                word
-            };
-            acc += (word & 0xffff_ffff) + (word >> 32);
-            at += 8;
-        }
-        let mut tail = [0u8; 8];
-        let rest = n - at;
-        if rest > 0 {
-            // SAFETY: the last n - at bytes of both windows; tail is 8 bytes and rest < 8.
-            unsafe {
-                ptr::copy_nonoverlapping(self.as_ptr().add(at), tail.as_mut_ptr(), rest);
-                ptr::copy_nonoverlapping(tail.as_ptr(), to.as_ptr().add(at), rest);
-            }
-            let word = u64::from_ne_bytes(tail);
-            acc += (word & 0xffff_ffff) + (word >> 32);
-        }
-        (n, fold_native(acc))
-    }
-
-    /// The folded big-endian sum of the bytes at `offset..offset + len`, 0 when out of bounds.
-    pub fn sum(&self, offset: usize, len: usize) -> u16 {
-        let mut acc = 0u64;
-        let mut chunk = [0u8; 64];
-        let mut at = 0;
-        while at < len {
-            let n = (len - at).min(chunk.len());
-            chunk[n..].fill(0);
-            if !self.read_at(offset + at, &mut chunk[..n]) {
-                return 0;
-            }
-            for w in chunk.chunks_exact(4) {
-                acc += u64::from(u32::from_ne_bytes([w[0], w[1], w[2], w[3]]));
-            }
-            at += n;
-        }
-        fold_native(acc)
+        // SAFETY: both are mapped for n bytes, `to` writable; they may overlap.
+        (n, unsafe { sum::copy(self.as_ptr(), to.as_ptr(), n) })
     }
 
     /// Asks the processor to bring the first cache line near.
@@ -317,16 +277,6 @@ unsafe fn copy_short(from: *const u8, to: *mut u8, n: usize) {
     }
 }
 
-/// Folds a sum of native-order 16-bit words (RFC 1071: the sum may be formed in either byte order)
-/// and turns it into big-endian order.
-#[inline]
-fn fold_native(mut acc: u64) -> u16 {
-    while acc > 0xffff {
-        acc = (acc & 0xffff) + (acc >> 16);
-    }
-    u16::from_be_bytes((acc as u16).to_ne_bytes())
-}
-
 #[cfg(test)]
 mod tests {
     use std::os::fd::AsFd;
@@ -334,17 +284,7 @@ mod tests {
     use proptest::prelude::*;
 
     use crate::Region;
-
-    fn sum_be(data: &[u8]) -> u16 {
-        let mut acc = 0u64;
-        for p in data.chunks(2) {
-            acc += u64::from(p[0]) << 8 | u64::from(*p.get(1).unwrap_or(&0));
-        }
-        while acc > 0xffff {
-            acc = (acc & 0xffff) + (acc >> 16);
-        }
-        acc as u16
-    }
+    use crate::sum::tests::sum_be;
 
     proptest! {
         #[test]
@@ -358,10 +298,8 @@ mod tests {
             let (n, sum) = src.copy_to_sum(&dst);
             let mut out = vec![0; data.len()];
             prop_assert!(dst.read_at(0, &mut out));
-            prop_assert_eq!(n, data.len());
+            prop_assert_eq!((n, sum), (data.len(), sum_be(&data)));
             prop_assert_eq!(&out, &data);
-            prop_assert_eq!(sum, sum_be(&data));
-            prop_assert_eq!(src.sum(0, data.len()), sum_be(&data));
             let mut head = [0xaa; super::HEAD];
             let n = src.read_head_behind::<0>(&mut head);
             prop_assert_eq!(n, data.len().min(super::HEAD));

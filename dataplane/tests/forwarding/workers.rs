@@ -239,3 +239,33 @@ fn a_worker_that_is_not_there_holds_nobody_up() {
     workers.publish(switch.snapshot());
     assert_eq!(workers.snapshot().ports().count(), 1);
 }
+
+/// A worker whose peers give no signal naps between its turns, and looks at every queue in each of them: a frame waits for
+/// one nap, however many queues there are.
+#[test]
+fn a_napping_worker_looks_at_every_queue_after_each_nap() {
+    const QUEUES: usize = 64;
+    const TURNS: u64 = 200;
+    let mut switch = Switch::with_memory(&spec(1, false), 1, MEMORY);
+    let looks: Arc<Vec<AtomicU64>> = Arc::new((0..QUEUES).map(|_| AtomicU64::new(0)).collect());
+    for queue in 0..QUEUES {
+        let looks = looks.clone();
+        let nothing = move || {
+            looks[queue].fetch_add(1, Ordering::SeqCst);
+            None
+        };
+        switch.send(0, 0, std::iter::from_fn(nothing));
+    }
+    let running = Running::start(switch.snapshot(), 1, Idle::Adaptive);
+    // Long after the time for which it polls without a rest.
+    std::thread::sleep(50 * dataplane::SPIN);
+    let counts = || looks.iter().map(|count| count.load(Ordering::SeqCst));
+    // Looks before turns here and turns before looks below: no look is missed for being counted between.
+    let before: Vec<u64> = counts().collect();
+    let turns = || running.workers.load(0).1;
+    let start = turns();
+    running.until("it has taken some turns", || turns() >= start + TURNS);
+    let taken = turns() - start;
+    assert!(counts().zip(&before).all(|(count, before)| count - before >= taken), "{taken} turns: {looks:?}");
+    running.end();
+}
