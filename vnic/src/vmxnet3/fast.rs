@@ -4,10 +4,11 @@
 //! so the lines come together and not one after the other. What is of any other kind stops the lane, in its place
 //! in the order, and is the other lane's.
 
+use std::borrow::Borrow;
 use std::sync::PoisonError;
 
 use arrayvec::ArrayVec;
-use dataplane::{BURST, Burst, Delivery, Frame, Tally};
+use dataplane::{BURST, Burst, Delivery, Frame, MAX_FRAME, Tally};
 use sharedmem::{DmaMap, Hint, Lookup, Slice, Slot, WideRing};
 use wire::MIN_FRAME;
 
@@ -73,8 +74,18 @@ impl Path<'_> {
         tally: &mut Tally,
         counts: &mut Counts,
     ) -> usize {
+        let part = list.get(..BURST).unwrap_or(list);
+        let some: ArrayVec<&Frame, BURST>;
         let mut pairs = Pairs::new();
-        let Some(at) = self.reserve_plain(burst, list, &mut pairs) else { return 0 };
+        let reserved = match burst.plain_run(part, MAX_FRAME) {
+            Some(run) => self.reserve_plain(run, &mut pairs),
+            None => {
+                // Cannot overflow: the part is cut to a burst.
+                some = part.iter().map_while(|delivery| burst.plain(delivery)).collect();
+                self.reserve_plain(&some, &mut pairs)
+            }
+        };
+        let Some(at) = reserved else { return 0 };
         let mut sums = Sums::default();
         for pair in &pairs {
             // Cannot fail: the room was measured when it was reserved.
@@ -93,19 +104,14 @@ impl Path<'_> {
         pairs.len()
     }
 
-    /// Reserves a buffer for each frame, as long as all is plain; gives the place of the first one's completion.
-    fn reserve_plain<'p, 'b>(
-        &'p self,
-        burst: &'b Burst<'_>,
-        list: &[Delivery],
-        pairs: &mut Pairs<'p, 'b>,
-    ) -> Option<Cursor> {
+    /// Reserves a buffer for each plain frame, as long as the buffers are plain too; gives the place of the first one's completion.
+    fn reserve_plain<'p, 'b, F: Borrow<Frame>>(&'p self, frames: &'b [F], pairs: &mut Pairs<'p, 'b>) -> Option<Cursor> {
         let lock = self.active.run.rx.get(self.queue as usize)?;
         let taker = Taker { rings: self.rings, queue: self.queue, queues: self.active.rx.len() as u32 };
         if !taker.has_plenty() {
             return None;
         }
-        let (mut left, ring) = (list.get(..BURST).unwrap_or(list), &self.rings.rings.0);
+        let (mut left, ring) = (frames, &self.rings.rings.0);
         let mut hint = Hint::default();
         let mut lookup = self.active.map.lookup(&mut hint);
         let mut positions = lock.lock().unwrap_or_else(PoisonError::into_inner);
@@ -113,7 +119,7 @@ impl Path<'_> {
         for (at, slots) in start.runs(ring, left.len() as u32) {
             let (mine, rest) = left.split_at_checked(slots.len())?;
             left = rest;
-            if !self.reserve_run(&taker, (at, slots), (burst, mine), &mut lookup, pairs) {
+            if !self.reserve_run(&taker, (at, slots), mine, &mut lookup, pairs) {
                 break;
             }
         }
@@ -123,13 +129,13 @@ impl Path<'_> {
         Some(completion)
     }
 
-    /// Reserves the descriptors of a run for the frames of `list`, of which there are as many; true when it could do so for
+    /// Reserves the descriptors of a run for `frames`, of which there are as many; true when it could do so for
     /// all. Frames alike are done in a loop of their kind.
-    fn reserve_run<'p, 'b>(
+    fn reserve_run<'p, 'b, F: Borrow<Frame>>(
         &'p self,
         taker: &Taker<'_>,
         (at, slots): (Cursor, &[Slot]),
-        (burst, list): (&'b Burst<'_>, &[Delivery]),
+        frames: &'b [F],
         lookup: &mut Lookup<'p, '_, DmaMap>,
         pairs: &mut Pairs<'p, 'b>,
     ) -> bool {
@@ -137,13 +143,13 @@ impl Path<'_> {
         // What the data ring holds goes there.
         let shortest = self.rings.data.map_or(0, |data| data.size + 1);
         let mut done = 0;
-        while let (Some(slots @ [_, ..]), Some(list)) = (slots.get(done..), list.get(done..)) {
+        while let (Some(slots @ [_, ..]), Some(frames)) = (slots.get(done..), frames.get(done..)) {
             let (index, before) = (at.index + done as u32, pairs.len());
             if let Some(data) = self.rings.data {
-                heads.short((data, taker.tell(2, index)), index, slots, (burst, list), lookup, pairs);
+                heads.short((data, taker.tell(2, index)), index, slots, frames, lookup, pairs);
             }
             if pairs.len() == before {
-                heads.long((shortest, taker.tell(0, index)), slots, (burst, list), lookup, pairs);
+                heads.long((shortest, taker.tell(0, index)), slots, frames, lookup, pairs);
             }
             if pairs.len() == before {
                 return false;
@@ -163,12 +169,12 @@ struct Heads {
 impl Heads {
     /// Entries of the data ring for frames that they hold; `tell` is what the completion of the first will say.
     #[inline(never)]
-    fn short<'p, 'b>(
+    fn short<'p, 'b, F: Borrow<Frame>>(
         &self,
         (data, mut tell): (DataRing, u32),
         index: u32,
         slots: &[Slot],
-        (burst, list): (&'b Burst<'_>, &[Delivery]),
+        frames: &'b [F],
         lookup: &mut Lookup<'p, '_, DmaMap>,
         pairs: &mut Pairs<'p, 'b>,
     ) {
@@ -179,8 +185,8 @@ impl Heads {
         if !entries.writable() {
             return;
         }
-        for (slot, delivery) in slots.iter().zip(list) {
-            let Some((frame, len)) = plain_frame(burst, delivery, longest) else { break };
+        for (slot, frame) in slots.iter().zip(frames) {
+            let Some((frame, len)) = fitting(frame.borrow(), longest) else { break };
             if head(slot.upper(), self.gen_bit).is_none() {
                 break;
             }
@@ -196,16 +202,16 @@ impl Heads {
 
     /// Buffers for frames no shorter than `shortest`; `tell` as above.
     #[inline(never)]
-    fn long<'p, 'b>(
+    fn long<'p, 'b, F: Borrow<Frame>>(
         &self,
         (shortest, mut tell): (u32, u32),
         slots: &[Slot],
-        (burst, list): (&'b Burst<'_>, &[Delivery]),
+        frames: &'b [F],
         lookup: &mut Lookup<'p, '_, DmaMap>,
         pairs: &mut Pairs<'p, 'b>,
     ) {
-        for (slot, delivery) in slots.iter().zip(list) {
-            let Some((frame, len)) = plain_frame(burst, delivery, self.longest) else { break };
+        for (slot, frame) in slots.iter().zip(frames) {
+            let Some((frame, len)) = fitting(frame.borrow(), self.longest) else { break };
             let Some(size) = head(slot.upper(), self.gen_bit).filter(|size| (shortest..=*size).contains(&len)) else {
                 break;
             };
@@ -219,10 +225,9 @@ impl Heads {
     }
 }
 
-/// The plain frame of a delivery and its length with padding, if it is no longer than `longest`.
+/// A frame and its length with padding, if it is no longer than `longest`.
 #[inline(always)]
-fn plain_frame<'b>(burst: &'b Burst<'_>, delivery: &Delivery, longest: usize) -> Option<(&'b Frame, u32)> {
-    let frame = burst.plain(delivery)?;
+fn fitting(frame: &Frame, longest: usize) -> Option<(&Frame, u32)> {
     let len = frame.len().max(MIN_FRAME);
     (len <= longest).then_some((frame, len as u32))
 }
