@@ -22,7 +22,7 @@ enum Refusal {
     Failure(String),
 }
 
-/// A poll-mode virtual switch with vmxnet3 and vlance ports for unmodified guests.
+/// A poll-mode virtual switch with vmxnet3, vlance, virtio, tap and netdev ports.
 #[derive(Parser)]
 #[command(name = "vswitch", version, disable_help_subcommand = true)]
 struct Cli {
