@@ -233,6 +233,38 @@ fn qemu_args_from_a_configuration() {
     );
 }
 
+/// The lines that plug a virtio port with this socket in, by how QEMU and the switch find each other.
+fn virtio_lines(name: &str, socket: &str, how: &str, queues: &str, vectors: &str) -> [String; 3] {
+    [
+        format!("-chardev 'socket,id=chr-{name},path={socket},{how}'"),
+        format!("-netdev 'vhost-user,id=net-{name},chardev=chr-{name}{queues}'"),
+        format!("-device 'virtio-net-pci,netdev=net-{name},mac=00:50:56:00:00:02{vectors}'"),
+    ]
+}
+
+/// Whoever does not listen on the socket looks for the other again, so that a restart of the switch costs no VM its
+/// network; queues are QEMU's as well as the switch's.
+#[test]
+fn qemu_args_of_virtio_ports() {
+    let dir = Dir::new("a,comma");
+    let socket = dir.0.join("v1.sock").display().to_string().replace(',', ",,");
+    for (keys, how, queues, vectors) in [
+        ("", "reconnect-ms=1000", "", ""),
+        ("vhost_mode = \"server\"\nqueues = 2\n", "reconnect-ms=1000", ",queues=2", ",mq=on,vectors=6"),
+        ("vhost_mode = \"client\"\n", "server=on,wait=off", "", ""),
+        ("vhost_mode = \"client\"\nqueues = 8\n", "server=on,wait=off", ",queues=8", ",mq=on,vectors=18"),
+    ] {
+        let vnic = "[[vnic]]\nname = \"v1\"\nportgroup = \"Production\"\nadapter = \"virtio\"\n\
+                    mac = \"00:50:56:00:00:02\"\n";
+        let file = dir.write("net.toml", &(config(&dir.0, "lo") + vnic + keys));
+        let output = vswitch(&["qemu-args", "v1", "web1", "-c", file.to_str().unwrap()]);
+        let device = DEVICE.replace("DIR", dir.0.to_str().unwrap());
+        let lines = virtio_lines("v1", &socket, how, queues, vectors).join(" \\\n");
+        assert!(stdout(&output).ends_with(&format!("share=on \\\n{lines} \\\n{device}\n")), "{}", stdout(&output));
+        assert_eq!(stderr(&output).contains("reconnect=1"), how.starts_with("reconnect"), "{}", stderr(&output));
+    }
+}
+
 /// Answers every connection's first request with `status`.
 fn serve(socket: &Path, status: &Value, connections: usize) -> thread::JoinHandle<()> {
     let listener = UnixListener::bind(socket).unwrap();
@@ -254,13 +286,23 @@ fn show_tables_json_and_sums() {
     let socket = dir.0.join("control.sock");
     let traffic =
         |frames: u64| json!({"frames": frames, "bytes": 60 * frames, "forwarded": frames, "copies": 0, "dropped": 0});
+    let virtio = |name: &str, more: Value| {
+        let mut port = json!({"name": name, "role": "vnic", "adapter": "virtio", "connected": true, "link": "up",
+                              "mac": "00:50:56:00:00:02", "socket": format!("/run/x/{name}.sock"), "in": traffic(0),
+                              "out": {"frames": 0, "bytes": 0}, "drops": {}});
+        port.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+        port
+    };
     let status = json!({
         "switch": {"name": "vSwitch0", "mtu": 1500, "workers": [{"cpu": 1, "busy_percent": 3.0}]},
         "ports": [{"name": "web1", "role": "vnic", "connected": true, "link": "up", "socket": "/run/x/web1.sock",
-                   "in": traffic(3), "out": {"frames": 1000, "bytes": 60000, "offered": 1001}, "drops": {"no-match": 0}}],
+                   "in": traffic(3), "out": {"frames": 1000, "bytes": 60000, "offered": 1001}, "drops": {"no-match": 0}},
+                  virtio("v1", json!({})),
+                  virtio("v2", json!({"queues": 4, "vhost_mode": "client"})),
+                  virtio("v3", json!({"queues": 2, "vhost_mode": "server"}))],
         "team": {"load_balancing": "port-id", "failure_detection": "link", "shotgun": false, "uplinks": []}
     });
-    let server = serve(&socket, &status, 5);
+    let server = serve(&socket, &status, 6);
     let show = |args: &[&str]| vswitch(&[args, &["--socket", socket.to_str().unwrap()]].concat());
 
     let output = show(&["show"]);
@@ -273,7 +315,7 @@ fn show_tables_json_and_sums() {
 
     let output = show(&["show", "drops", "--json"]);
     let document: Value = serde_json::from_slice(&output.stdout).unwrap();
-    assert_eq!(document, json!({"ports": [{"name": "web1", "drops": {"no-match": 0}}]}));
+    assert_eq!(document["ports"][0], json!({"name": "web1", "drops": {"no-match": 0}}));
 
     let output = show(&["show", "team", "--check"]);
     assert_eq!(output.status.code(), Some(1));
@@ -285,5 +327,14 @@ fn show_tables_json_and_sums() {
 
     let output = show(&["qemu-args", "web1"]);
     assert!(stdout(&output).contains("/run/x/web1.sock"), "{}", stdout(&output));
+
+    // What the switch tells of its ports, and the usual of one that is too old to tell.
+    let output = show(&["qemu-args", "v1", "v2", "v3"]);
+    let lines = [
+        virtio_lines("v1", "/run/x/v1.sock", "reconnect-ms=1000", "", ""),
+        virtio_lines("v2", "/run/x/v2.sock", "server=on,wait=off", ",queues=4", ",mq=on,vectors=10"),
+        virtio_lines("v3", "/run/x/v3.sock", "reconnect-ms=1000", ",queues=2", ",mq=on,vectors=6"),
+    ];
+    assert!(stdout(&output).ends_with(&(lines.concat().join(" \\\n") + "\n")), "{}", stdout(&output));
     server.join().unwrap();
 }

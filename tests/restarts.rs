@@ -1,4 +1,5 @@
-//! The switch crashes and comes back: VMMs that listen are connected to again, and their guests' rings go on.
+//! The switch crashes and comes back: VMMs that listen are connected to again, those that do not connect again, and their
+//! guests' rings go on.
 
 mod common;
 
@@ -8,10 +9,10 @@ use anyhow::{Result, ensure};
 use common::{BOOT, Net, SHORT, address, alone, ping, portgroup, transfer, vnic};
 use testbed::qemu::{Guest, GuestSpec, Nic};
 
-/// A guest whose QEMU listens on the port's socket.
-fn spawn(net: &Net, port: &str, last: u8) -> Result<Guest> {
+/// A guest whose QEMU listens on the port's socket, or connects to it.
+fn spawn(net: &Net, port: &str, last: u8, listens: bool) -> Result<Guest> {
     let (socket, mac) = (net.switch.socket(port), format!("00:50:56:00:00:{last:02x}"));
-    Guest::boot(GuestSpec::new(port).nic(Nic::VhostUser { socket, mac, listens: true, queues: 1 }))
+    Guest::boot(GuestSpec::new(port).nic(Nic::VhostUser { socket, mac, listens, queues: 1 }))
 }
 
 /// Tries until `to` answers, and goes on answering for longer than a guest may take to notice what its link did.
@@ -31,11 +32,24 @@ fn reach(guest: &mut Guest, to: &str) -> Result<()> {
 /// Killed under load and between loads, with two guests on it that notice a link that was down for a moment.
 #[test]
 fn qemu_guests_survive_a_crash_of_the_switch() -> Result<()> {
+    survive("client")
+}
+
+/// The same where the switch listens, and QEMU has to come to it.
+#[test]
+fn qemu_guests_that_connect_survive_a_crash_of_the_switch() -> Result<()> {
+    survive("server")
+}
+
+fn survive(mode: &str) -> Result<()> {
     let _alone = alone();
-    let client = |last| vnic(&format!("v{last}"), "Production", "virtio", last) + "vhost_mode = \"client\"\n";
-    let tables = portgroup("Production", "10") + &client(1) + &client(2);
+    let port = |last| vnic(&format!("v{last}"), "Production", "virtio", last) + &format!("vhost_mode = \"{mode}\"\n");
+    let tables = portgroup("Production", "10") + &port(1) + &port(2);
     let mut net = Net::start(None, "", &tables)?;
-    let (mut v1, mut v2) = (spawn(&net, "v1", 1)?, spawn(&net, "v2", 2)?);
+    let told = net.port("v1")?;
+    ensure!((told.queues, told.vhost_mode.as_deref()) == (Some(1), Some(mode)), "{told:?}");
+    let listens = mode == "client";
+    let (mut v1, mut v2) = (spawn(&net, "v1", 1, listens)?, spawn(&net, "v2", 2, listens)?);
     for (guest, number) in [(&mut v1, 1), (&mut v2, 2)] {
         guest.wait_ready(BOOT)?;
         address(guest, "eth0", number)?;

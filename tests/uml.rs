@@ -61,8 +61,7 @@ fn two_user_mode_linux_guests() -> Result<()> {
     net.finish()
 }
 
-/// What the guest's driver says on its control queue is what the switch does: group addresses, promiscuous mode,
-/// the card's address.
+/// What the guest's driver says on its control queue is what the switch does: promiscuous mode, the card's address.
 #[test]
 fn receive_mode_and_address() -> Result<()> {
     let _alone = alone();
@@ -95,6 +94,47 @@ fn receive_mode_and_address() -> Result<()> {
     until("u2 answers at its new address", || Ok(u1.sh("ping -c 1 -W 2 10.0.0.2", SHORT)?.status == 0))?;
     let neighbour = u1.sh_ok("ip neigh show 10.0.0.2", SHORT)?;
     ensure!(neighbour.contains("02:00:00:00:00:22"), "{neighbour}");
+    drop(guests);
+    net.finish()
+}
+
+/// The same of group addresses and VLANs: a trunk port gets those frames that its guest has asked for, from when it asks
+/// until it asks no more.
+#[test]
+fn group_addresses_and_vlans() -> Result<()> {
+    let _alone = alone();
+    let tables = portgroup("Trunk", "4095") + &vnic("u1", "Trunk", "virtio", 1) + &vnic("u2", "Trunk", "virtio", 2);
+    let net = Net::start(None, "", &tables)?;
+    let mut guests = boot(&net, &["u1", "u2"])?;
+    let [u1, u2] = &mut guests[..] else { unreachable!("two were booted") };
+    u1.sh_ok("ip link add link eth0 name eth0.20 type vlan id 20 && ip link set eth0.20 up", SHORT)?;
+    ping(u1, "10.0.0.2")?;
+    // An address of IPv6 makes its guest ask for the group in which its neighbours look for it; all ask for ff02::1.
+    let cases = [
+        (
+            "ping -6 -c 20 -i 0.05 -W 1 -I eth0 ff02::1:ff00:77",
+            "ip -6 addr add fd00::77/64 dev eth0",
+            "ip -6 addr del fd00::77/64 dev eth0",
+        ),
+        (
+            "ping -6 -c 20 -i 0.05 -W 1 -I eth0.20 ff02::1",
+            "ip link add link eth0 name eth0.20 type vlan id 20 && ip link set eth0.20 up",
+            "ip link del eth0.20",
+        ),
+    ];
+    for (flood, ask, ask_no_more) in cases {
+        for (command, sees) in [("true", false), (ask, true), (ask_no_more, false)] {
+            u2.sh_ok(command, SHORT)?;
+            let came = || Ok::<_, anyhow::Error>(net.port("u2")?.output.frames);
+            until(&format!("after {command}: {flood}: u2 sees them: {sees}"), || {
+                let before = came()?;
+                // Whether anybody answers does not matter.
+                u1.sh(flood, SHORT)?;
+                net.sums()?;
+                Ok((came()? - before >= 20) == sees)
+            })?;
+        }
+    }
     drop(guests);
     net.finish()
 }

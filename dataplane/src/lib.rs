@@ -31,7 +31,11 @@
 //! | [`Grace`] ticks and beds | one worker each | control | atomics; an eventfd wakes a sleeper |
 //! | [`Inbox`] | workers | control | a bounded lock-free queue |
 //! | [`Learned`] addresses | workers, control (aging) | workers, control | atomics; a change tries a lock per part, and only control waits for it |
-//! | a port's egress ring position | workers | workers | virtio: claims by compare-and-swap, published in their order; else the egress's own short lock, never held over a copy or a system call |
+//! | [`Workers`]: the clock that learning goes by | control, about once a second | workers, once per turn | a relaxed atomic |
+//! | [`Workers`]: the order to stop | control, once | workers, once per turn | an atomic; the eventfds of [`Grace`] wake sleepers |
+//! | [`Workers`]: loads (time with work, turns) | one worker each | control | relaxed atomics |
+//! | a port's egress ring position, virtio | workers | workers | one word, claimed by compare-and-swap and published in the order of the claims; where chains must be walked before it is known how many positions a frame takes, the word is held meanwhile, and other workers with frames for that queue wait: they spin, then yield |
+//! | a port's egress ring position, else | workers | workers | the egress's own short lock, never held over a copy or a system call |
 #![forbid(unsafe_code)]
 
 mod addresses;

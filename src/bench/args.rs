@@ -48,7 +48,7 @@ pub(crate) struct Args {
     /// Descriptors of each virtio ring.
     #[arg(long, default_value_t = 256, value_parser = ring)]
     pub ring: u16,
-    /// Send in both directions.
+    /// Send in both directions. Not with --latency alone: one frame at a time goes one way.
     #[arg(long)]
     pub bidirectional: bool,
     /// Frames per second in each direction; as fast as it goes without it.
@@ -79,12 +79,28 @@ pub(crate) struct Args {
     /// The CPU to run on.
     #[arg(long)]
     pub cpu: Option<usize>,
-    /// The control socket of the switch: afterwards every frame must be accounted for.
+    /// The control socket of the switch: afterwards every frame must be accounted for, or the bench fails. Other
+    /// traffic of that switch has to rest by then.
     #[arg(long, value_name = "PATH")]
     pub socket: Option<PathBuf>,
     /// Print a JSON document.
     #[arg(long)]
     pub json: bool,
+}
+
+impl Args {
+    /// Whether the words go together, as far as the parser cannot tell.
+    ///
+    /// # Errors
+    /// A sentence.
+    pub(crate) fn together(&self) -> Result<(), String> {
+        if self.latency && self.rate.is_none() && self.bidirectional {
+            let sentence = "--latency without --rate sends one frame at a time, from a to b; give a --rate, or leave \
+                            --bidirectional out";
+            return Err(sentence.to_owned());
+        }
+        Ok(())
+    }
 }
 
 /// A time a run may last.

@@ -49,21 +49,20 @@ pub(crate) fn run(args: &Args) -> Result<()> {
             document[side]["driver"] = driver.clone().into();
         }
     }
-    if let Some(socket) = &args.socket {
-        document["ledger"] = check(socket)?.into();
-    }
-    let sums = match &own {
-        Some(own) => own.sums(&mut bench.ends),
-        None => Ok(()),
+    let sums = match (&own, &args.socket) {
+        (Some(own), _) => Some(own.sums(&mut bench.ends)),
+        (None, Some(socket)) => Some(sums(socket)),
+        // Nobody to ask.
+        (None, None) => None,
     };
-    if own.is_some() {
+    if let Some(sums) = &sums {
         document["ledger"] = sums.as_ref().map_or_else(|error| format!("{error:#}"), |()| "ok".to_owned()).into();
     }
     // The guests leave before their switch does.
     drop(bench);
     let ended = own.map_or(Ok(()), Own::end);
     println!("{}", if args.json { document.to_string() } else { report::text(&document) });
-    sums.context("frames are not all accounted for").and(ended)
+    sums.unwrap_or(Ok(())).context("frames are not all accounted for").and(ended)
 }
 
 /// What is measured with.
@@ -133,7 +132,7 @@ impl Bench<'_> {
         }
         if args.latency && args.rate.is_none() {
             let plan = plan(args, Rate::Max, &self.stop);
-            let (outcome, times) = generator::latency(&mut self.ends, &plan)?;
+            let (outcome, times) = live(|tell| generator::latency(&mut self.ends, &plan, tell))?;
             let mut document = report::outcome(&outcome);
             report::add_times(&mut document, &times);
             return Ok(document);
@@ -148,17 +147,8 @@ impl Bench<'_> {
     }
 
     fn trial(&mut self, rate: Rate) -> Result<(Outcome, Option<Times>)> {
-        let live = std::io::stderr().is_terminal();
-        let mut tell = |so_far: Outcome| {
-            if live {
-                eprint!("\r{:6.1} s  {:8.3} Mpps  {:9} lost ", so_far.seconds, so_far.mpps(), so_far.lost());
-            }
-        };
-        let outcome = generator::run(&mut self.ends, &plan(self.args, rate, &self.stop), &mut tell);
-        if live {
-            eprintln!();
-        }
-        outcome
+        let plan = plan(self.args, rate, &self.stop);
+        live(|tell| generator::run(&mut self.ends, &plan, tell))
     }
 
     fn search(&mut self) -> Result<Value> {
@@ -177,6 +167,18 @@ impl Bench<'_> {
             None => json!({"rate_pps": 0.0}),
         })
     }
+}
+
+/// Has `run` tell what came so far, in one line that changes; where nobody looks on, nothing.
+fn live<T>(run: impl FnOnce(&mut dyn FnMut(Outcome)) -> Result<T>) -> Result<T> {
+    if !std::io::stderr().is_terminal() {
+        return run(&mut |_| {});
+    }
+    let outcome = run(&mut |so_far| {
+        eprint!("\r{:6.1} s  {:8.3} Mpps  {:9} lost ", so_far.seconds, so_far.mpps(), so_far.lost());
+    });
+    eprintln!();
+    outcome
 }
 
 fn plan<'s>(args: &Args, rate: Rate, stop: &'s AtomicBool) -> Plan<'s> {
@@ -208,10 +210,12 @@ fn run_number() -> u16 {
     (now.subsec_nanos() ^ std::process::id() << 4) as u16 & !1
 }
 
-/// "ok" when every frame the switch has seen is accounted for, else what is not.
-fn check(socket: &Path) -> Result<String> {
-    let status = client::show(socket, Duration::from_secs(5)).map_err(anyhow::Error::msg)?;
-    Ok(ledger::check(&status).map_or_else(|error| error.to_string(), |()| "ok".to_owned()))
+/// Once traffic rests, every frame the switch behind `socket` has seen is accounted for.
+fn sums(socket: &Path) -> Result<()> {
+    own::settled(|| {
+        let status = client::show(socket, Duration::from_secs(5)).map_err(anyhow::Error::msg)?;
+        Ok(ledger::check(&status).map_err(anyhow::Error::msg))
+    })
 }
 
 fn pin(cpu: usize) -> Result<()> {

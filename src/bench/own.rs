@@ -8,7 +8,7 @@ use control::api::{Status, ledger};
 use testbed::generator::{End, Kind, Place, StationSpec};
 use testbed::switch::SwitchProcess;
 
-/// How long the counts of switch and stations may take to agree.
+/// How long the counts of a switch may take to agree with each other, and with the stations'.
 const PATIENCE: Duration = Duration::from_secs(10);
 
 /// The kind of its ports.
@@ -68,17 +68,12 @@ impl Own {
     /// # Errors
     /// What does not hold.
     pub(super) fn sums(&self, ends: &mut [End; 2]) -> Result<()> {
-        let deadline = Instant::now() + PATIENCE;
-        loop {
+        settled(|| {
             // What a switch that got no time to run delivers late is no less delivered.
             ends.iter_mut().try_for_each(|end| end.collect().map(drop))?;
             let status: Status = serde_json::from_value(self.switch.show()?)?;
-            match holds(&status, ends) {
-                Err(error) if Instant::now() > deadline => return Err(error),
-                Err(_) => std::thread::sleep(Duration::from_millis(20)),
-                Ok(()) => return Ok(()),
-            }
-        }
+            Ok(holds(&status, ends))
+        })
     }
 
     /// Ends it, as an administrator would.
@@ -88,6 +83,22 @@ impl Own {
             bail!("the switch ended with {status}:\n{}", self.switch.log());
         }
         Ok(())
+    }
+}
+
+/// Asks again until what `ask` looks at holds, for as long as frames and counts may be under way. Where it cannot ask, it
+/// is not called again.
+///
+/// # Errors
+/// What does not hold at last, or why it cannot be asked.
+pub(super) fn settled(mut ask: impl FnMut() -> Result<Result<()>>) -> Result<()> {
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        match ask()? {
+            Err(error) if Instant::now() > deadline => return Err(error),
+            Err(_) => std::thread::sleep(Duration::from_millis(20)),
+            Ok(()) => return Ok(()),
+        }
     }
 }
 

@@ -22,7 +22,7 @@ enum Refusal {
     Failure(String),
 }
 
-/// A poll-mode virtual switch with vmxnet3 and vlance ports for unmodified guests.
+/// A poll-mode virtual switch with vmxnet3, vlance, virtio, tap and netdev ports.
 #[derive(Parser)]
 #[command(name = "vswitch", version, disable_help_subcommand = true)]
 struct Cli {
@@ -72,9 +72,7 @@ pub(crate) fn main() -> ExitCode {
             Command::Show(args) => show::show(&args),
             Command::QemuArgs(args) => qemu_args::qemu_args(&args),
             Command::Lab(args) => lab(&args),
-            Command::Bench(args) => {
-                crate::bench::run(&args).map_err(|error| Refusal::Failure(format!("bench: {error:#}")))
-            }
+            Command::Bench(args) => bench(&args),
             Command::Demo => crate::demo::run().map_err(|error| Refusal::Failure(format!("demo: {error:#}"))),
         },
         Err(error) => match error.kind() {
@@ -89,6 +87,11 @@ pub(crate) fn main() -> ExitCode {
     };
     eprintln!("{text}");
     ExitCode::from(code)
+}
+
+fn bench(args: &crate::bench::Args) -> Result<(), Refusal> {
+    args.together().map_err(|text| Refusal::Input(format!("vswitch: {text}")))?;
+    crate::bench::run(args).map_err(|error| Refusal::Failure(format!("bench: {error:#}")))
 }
 
 fn lab(args: &crate::lab::Args) -> Result<(), Refusal> {

@@ -13,7 +13,7 @@ pub(super) struct Args {
     /// The vNICs of one VM.
     #[arg(required = true, value_name = "VNIC")]
     vnics: Vec<String>,
-    /// Take the sockets from a configuration rather than from a running switch.
+    /// Take sockets, queues and who listens from a configuration rather than from a running switch.
     #[arg(short, long, value_name = "FILE", conflicts_with = "socket")]
     config: Option<PathBuf>,
     /// The VM's memory.
@@ -29,6 +29,15 @@ const EXPLANATION: &str = "\
 # size of the memory object must be that of -m: choose it by --memory SIZE. Any machine with PCI works in
 # place of q35, with memory-backend=mem. A VM with several vNICs has the memory once and a -device for each.
 ";
+
+/// Of a virtio card on a socket of the switch's.
+const RECONNECTS: &str = "\
+# reconnect-ms=1000 has QEMU look for the switch once a second after that was restarted; a QEMU before 9.2 takes
+# reconnect=1 in its place.
+";
+
+/// Milliseconds between QEMU's looks for a switch that went away.
+const RECONNECT_MS: u32 = 1000;
 
 /// Prints the arguments, one a line, to be pasted into a shell.
 pub(super) fn qemu_args(args: &Args) -> Result<(), Refusal> {
@@ -47,7 +56,8 @@ pub(super) fn qemu_args(args: &Args) -> Result<(), Refusal> {
         };
         lines.extend(device(port)?);
     }
-    eprint!("{EXPLANATION}");
+    let reconnects = lines.iter().any(|line| line.contains(",reconnect-ms="));
+    eprint!("{EXPLANATION}{}", if reconnects { RECONNECTS } else { "" });
     output::write(&format!("{}\n", lines.join(" \\\n")))
 }
 
@@ -76,18 +86,21 @@ fn device(port: &Port) -> Result<Vec<String>, Refusal> {
         return Ok(vec![format!("-device {}", quote(&device.to_string()))]);
     }
     let (name, mac, queues) = (&port.name, &port.mac, port.queues);
-    let listens = if port.vmm_listens { ",server=on,wait=off" } else { "" };
+    // QEMU takes a comma in a path for the end of it unless there are two.
+    let path = socket.replace(',', ",,");
+    // Whoever does not listen looks for the other again: a restart of the switch is not to cost a VM its network.
+    let how = if port.vmm_listens { "server=on,wait=off".to_owned() } else { format!("reconnect-ms={RECONNECT_MS}") };
     let pairs = if queues > 1 { format!(",queues={queues}") } else { String::new() };
     // A vector for each queue, one for the configuration and one for the control queue.
     let vectors = if queues > 1 { format!(",mq=on,vectors={}", 2 * queues + 2) } else { String::new() };
     Ok(vec![
-        format!("-chardev {}", quote(&format!("socket,id=chr-{name},path={socket}{listens}"))),
+        format!("-chardev {}", quote(&format!("socket,id=chr-{name},path={path},{how}"))),
         format!("-netdev {}", quote(&format!("vhost-user,id=net-{name},chardev=chr-{name}{pairs}"))),
         format!("-device {}", quote(&format!("virtio-net-pci,netdev=net-{name},mac={mac}{vectors}"))),
     ])
 }
 
-/// All vNICs. A running switch tells neither queues nor who listens: there the usual is taken.
+/// All vNICs. Of a running switch too old to tell queues and who listens the usual is taken.
 fn sockets(args: &Args) -> Result<Vec<Port>, Refusal> {
     if let Some(file) = &args.config {
         let config = config::load(file).map_err(|problems| Refusal::Input(problems.to_string()))?;
@@ -107,8 +120,8 @@ fn sockets(args: &Args) -> Result<Vec<Port>, Refusal> {
         adapter: p.adapter.unwrap_or_default(),
         socket: p.socket,
         mac: p.mac.unwrap_or_default(),
-        queues: 1,
-        vmm_listens: false,
+        queues: p.queues.map_or(1, usize::from),
+        vmm_listens: p.vhost_mode.as_deref() == Some("client"),
     };
     Ok(status.ports.into_iter().filter(|p| p.role == Role::Vnic).map(port).collect())
 }

@@ -172,6 +172,12 @@ pub struct PortStatus {
     /// vNIC: the path of its socket.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub socket: Option<String>,
+    /// vNIC that is a virtio card or a tap: its queue pairs.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub queues: Option<u16>,
+    /// vNIC that is a virtio card: whether the switch listens on the socket (`server`) or the VMM does (`client`).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub vhost_mode: Option<String>,
     /// Uplink: the Linux interface.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub device: Option<String>,
@@ -300,6 +306,8 @@ impl PortStatus {
             link: LinkStatus::Down,
             uplink: None,
             socket: None,
+            queues: None,
+            vhost_mode: None,
             device: None,
             driver: None,
             rung: None,

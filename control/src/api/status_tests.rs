@@ -68,6 +68,18 @@ fn the_shortest_document_is_read() {
     assert!(status.team.hears.is_empty() && status.events.is_empty() && !status.team.filtered);
 }
 
+/// What `qemu-args` asks a running switch for.
+#[test]
+fn a_virtio_port_tells_its_queues_and_who_listens() {
+    let text = r#"{"name": "v1", "role": "vnic", "adapter": "virtio", "connected": false, "link": "down", "queues": 4,
+                   "vhost_mode": "client", "in": {"frames": 0, "bytes": 0}, "out": {"frames": 0, "bytes": 0}, "drops": {}}"#;
+    let port: PortStatus = serde_json::from_str(text).unwrap();
+    assert_eq!((port.queues, port.vhost_mode.as_deref()), (Some(4), Some("client")));
+    let value = serde_json::to_value(&port).unwrap();
+    assert_eq!((&value["queues"], &value["vhost_mode"]), (&4.into(), &"client".into()));
+    assert!(serde_json::to_value(&sample().ports[0]).unwrap().get("queues").is_none(), "a vmxnet3 card has none");
+}
+
 #[test]
 fn a_port_group_without_its_team_is_read() {
     let text = r#"{"name": "Production", "vlan": 10, "ports": 1, "active": [], "standby": [],

@@ -177,6 +177,14 @@ pub struct Vnic {
     pub vhost_client: bool,
 }
 
+impl Vnic {
+    /// The word of a `virtio` port's `vhost_mode`.
+    pub fn vhost_mode(&self) -> Option<&'static str> {
+        let word = if self.vhost_client { "client" } else { "server" };
+        (self.adapter == Adapter::Virtio).then_some(word)
+    }
+}
+
 /// What a vNIC is to its guest.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
 pub enum Adapter {

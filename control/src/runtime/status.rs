@@ -11,6 +11,7 @@ use crate::api::{
     BeaconCounts, EventStatus, HearsStatus, LinkStatus, METHOD_PING, METHOD_SHOW, PortGroupStatus, PortStatus, Request,
     Response, Role, Status, SwitchStatus, TeamStatus, UplinkStatus, VlanStatus, WorkerStatus,
 };
+use crate::config::Adapter;
 
 impl Runtime {
     /// Answers one request of the control socket.
@@ -72,6 +73,8 @@ impl Runtime {
             link: LinkStatus::of(vnic.state.link_up()),
             uplink: uplink.map(|u| u.name.clone()),
             socket: vnic.attachment.socket(),
+            queues: matches!(configured.adapter, Adapter::Virtio | Adapter::Tap).then_some(configured.queues as u16),
+            vhost_mode: configured.vhost_mode().map(str::to_owned),
             messages: vnic.attachment.messages(),
             ..PortStatus::new(&vnic.name, Role::Vnic, &vnic.counters.totals())
         }

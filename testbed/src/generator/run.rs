@@ -309,35 +309,51 @@ fn drain(ends: &mut [End; 2]) -> Result<()> {
 }
 
 /// Sends one frame at a time from a to b as long as `plan` says and notes how long each takes, in nanoseconds; a
-/// frame that does not come within 20 ms is lost. The outcome counts them.
+/// frame that does not come within 20 ms is lost. The outcome counts them. `tell` gets what came so far about once a
+/// second, between two frames.
 ///
 /// # Errors
 /// When a station fails, or no frame comes at all.
-pub fn latency(ends: &mut [End; 2], plan: &Plan<'_>) -> Result<(Outcome, Histogram<u64>)> {
+pub fn latency(
+    ends: &mut [End; 2],
+    plan: &Plan<'_>,
+    tell: &mut dyn FnMut(Outcome),
+) -> Result<(Outcome, Histogram<u64>)> {
     drain(ends)?;
     teach(ends)?;
-    one_at_a_time(ends, plan.warmup, plan.stop)?;
-    let mut counts = Counts::new(ends);
+    one_at_a_time(ends, plan, plan.warmup, &mut |_| {})?;
     let start = Instant::now();
-    let (sent, times) = one_at_a_time(ends, plan.length, plan.stop)?;
+    let (counts, times) = one_at_a_time(ends, plan, plan.length, tell)?;
     let seconds = start.elapsed().as_secs_f64();
-    counts.sent[0] = sent;
     if times.is_empty() {
         bail!("no frame came from one station to the other");
     }
     Ok((counts.outcome(ends, seconds, times.len()), times))
 }
 
-fn one_at_a_time(ends: &mut [End; 2], length: Duration, stop: &AtomicBool) -> Result<(u64, Histogram<u64>)> {
-    let [a, b] = ends;
-    let (mut sent, mut times) = (0, histogram()?);
-    let start = Instant::now();
-    while start.elapsed() < length && !stop.load(Ordering::Relaxed) {
+fn one_at_a_time(
+    ends: &mut [End; 2],
+    plan: &Plan<'_>,
+    length: Duration,
+    tell: &mut dyn FnMut(Outcome),
+) -> Result<(Counts, Histogram<u64>)> {
+    let (mut counts, mut times) = (Counts::new(ends), histogram()?);
+    let (start, mut told) = (Instant::now(), 0);
+    loop {
+        let elapsed = start.elapsed();
+        if elapsed >= length || plan.stop.load(Ordering::Relaxed) {
+            return Ok((counts, times));
+        }
+        if elapsed.as_secs() > told {
+            told = elapsed.as_secs();
+            tell(counts.outcome(ends, elapsed.as_secs_f64(), times.len()));
+        }
+        let [a, b] = &mut *ends;
         let posted = Instant::now();
         if a.post(1)? == 0 {
             continue;
         }
-        sent += 1;
+        counts.sent[0] += 1;
         loop {
             if b.collect()? {
                 times.saturating_record(posted.elapsed().as_nanos() as u64);
@@ -348,5 +364,4 @@ fn one_at_a_time(ends: &mut [End; 2], length: Duration, stop: &AtomicBool) -> Re
             }
         }
     }
-    Ok((sent, times))
 }
