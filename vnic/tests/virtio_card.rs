@@ -1,5 +1,7 @@
 //! A driver in shared memory against the card: frames and buffers in every shape, and rings that make no sense.
 
+#[path = "hostile/split.rs"]
+mod hostile;
 mod rig;
 
 use std::os::fd::OwnedFd;
@@ -654,6 +656,21 @@ fn workers_share_a_queue_of_odd_buffers() {
     }
 }
 
+/// `virtio-queue`'s view of a ring.
+fn other_queue(ring: &Ring) -> Queue {
+    let mut queue = Queue::new(64).unwrap();
+    queue.set_size(64);
+    for (place, set) in ring.areas().into_iter().zip([
+        Queue::set_desc_table_address,
+        Queue::set_avail_ring_address,
+        Queue::set_used_ring_address,
+    ]) {
+        set(&mut queue, Some((BASE + place as u64) as u32), Some(0));
+    }
+    queue.set_ready(true);
+    queue
+}
+
 /// What `virtio-queue` makes of the chain that is published next: `None` when the card must refuse it, else the bytes, header
 /// included.
 fn model(queue: &mut Queue, memory: &GuestMemoryMmap) -> Option<Vec<u8>> {
@@ -709,14 +726,7 @@ proptest! {
         for (n, desc) in tables.iter().enumerate() {
             rig.desc(TABLES + 16 * n, *desc);
         }
-        let mut queue = Queue::new(64).unwrap();
-        queue.set_size(64);
-        for (place, set) in rig.tx.areas().into_iter().zip([
-            Queue::set_desc_table_address, Queue::set_avail_ring_address, Queue::set_used_ring_address,
-        ]) {
-            set(&mut queue, Some((BASE + place as u64) as u32), Some(0));
-        }
-        queue.set_ready(true);
+        let mut queue = other_queue(&rig.tx);
         for head in heads {
             rig.publish(true, head);
             for (at, len) in [(TX_RING, 0x6000), (TABLES, 0x1000), (TX_BUFFERS, 0x2000)] {

@@ -1,6 +1,8 @@
 //! A driver with packed rings in shared memory against the card: frames and buffers in every shape, rings that wrap,
 //! notifications, and rings that make no sense. Facts: virtio 1.2, section 2.8.
 
+#[path = "hostile/packed.rs"]
+mod hostile;
 mod rig;
 
 use std::collections::VecDeque;
