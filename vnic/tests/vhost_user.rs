@@ -1,7 +1,5 @@
 //! What no good VMM sends, over the real socket: it costs that VMM its connection, and nobody else anything.
 
-#[path = "vhost_user_any/mod.rs"]
-mod any;
 #[path = "../../sharedmem/tests/huge/mod.rs"]
 mod huge;
 
