@@ -19,13 +19,14 @@ use crate::vfio_user::{card, descriptor};
 
 const STEPS: usize = 200;
 /// Calls of [`Server::ready`] after which there must be nothing left of what one run can send.
-const CALLS: usize = 10_000;
+pub const CALLS: usize = 10_000;
 
 /// A socket path of this run, gone afterwards.
-struct Place(PathBuf);
+pub struct Place(pub PathBuf);
 
 impl Place {
-    fn new() -> Place {
+    /// One that no other run has.
+    pub fn new() -> Place {
         static NEXT: AtomicU64 = AtomicU64::new(0);
         let name = format!("vswitch-fuzz-{}-{}.sock", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
         Place(std::env::temp_dir().join(name))
@@ -47,14 +48,21 @@ fn serve(server: &mut Server) {
     panic!("the server always has more to do");
 }
 
-fn connect(path: &Path) -> UnixStream {
+/// Connects to a server, to read what is there and no more.
+///
+/// # Panics
+/// When nobody listens.
+pub fn connect(path: &Path) -> UnixStream {
     let stream = UnixStream::connect(path).expect("the server listens");
     stream.set_nonblocking(true).expect("a socket");
     stream
 }
 
 /// Sends what the socket takes; false when the peer has gone.
-fn send(stream: &UnixStream, bytes: &[u8], fds: &[OwnedFd]) -> bool {
+///
+/// # Panics
+/// With more descriptors than a message may have.
+pub fn send(stream: &UnixStream, bytes: &[u8], fds: &[OwnedFd]) -> bool {
     let fds: Vec<BorrowedFd<'_>> = fds.iter().map(OwnedFd::as_fd).collect();
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(100))];
     let mut control = SendAncillaryBuffer::new(&mut space);

@@ -5,8 +5,8 @@
 //! given.
 //!
 //! ```text
-//!  cargo fuzz run TARGET --+                     +--> vfio_user, framing     what a VMM sends
-//!   (fuzz_targets/, sanitizers, coverage)        |
+//!  cargo fuzz run TARGET --+                     +--> vfio_user, framing,    what a VMM sends
+//!   (fuzz_targets/, sanitizers, coverage)        |    vhost_user
 //!                          +--> TARGETS[i].1(&[u8]) --> vmxnet3, vlance, virtio   what a guest writes
 //!                          |                     |
 //!  cargo test  ------------+                     +--> frames, beacon         what lies in a frame
@@ -29,6 +29,7 @@ mod memory;
 mod network;
 mod segments;
 pub mod vfio_user;
+pub mod vhost_user;
 pub mod virtio;
 pub mod vlance;
 pub mod vmxnet3;
@@ -42,6 +43,7 @@ pub type Target = (&'static str, fn(&[u8]));
 pub const TARGETS: &[Target] = &[
     ("vfio_user", vfio_user::run),
     ("framing", framing::run),
+    ("vhost_user", vhost_user::run),
     ("vmxnet3", vmxnet3::run),
     ("vlance", vlance::run),
     ("virtio", virtio::run),

@@ -133,4 +133,4 @@ macro_rules! targets {
     };
 }
 
-targets!(vfio_user, framing, vmxnet3, vlance, virtio, frames, beacon, config, codec);
+targets!(vfio_user, framing, vhost_user, vmxnet3, vlance, virtio, frames, beacon, config, codec);

@@ -1,5 +1,7 @@
 //! What no good VMM sends, over the real socket: it costs that VMM its connection, and nobody else anything.
 
+#[path = "hostile/vhost_user.rs"]
+mod hostile;
 #[path = "../../sharedmem/tests/huge/mod.rs"]
 mod huge;
 
@@ -243,12 +245,17 @@ impl Peer {
 
     /// The body of the next answer; `None` when the connection is closed.
     fn answer(&mut self) -> Option<Vec<u8>> {
+        self.reply().map(|(_, body)| body)
+    }
+
+    /// The next answer: to which request, and its body.
+    fn reply(&mut self) -> Option<(u32, Vec<u8>)> {
         let mut header = [0; 12];
         self.stream.read_exact(&mut header).ok()?;
         assert_eq!(u32::from_le_bytes(header[4..8].try_into().unwrap()) & 7, 5, "version 1, an answer");
         let mut body = vec![0; u32::from_le_bytes(header[8..].try_into().unwrap()) as usize];
         self.stream.read_exact(&mut body).ok()?;
-        Some(body)
+        Some((u32::from_le_bytes(header[..4].try_into().unwrap()), body))
     }
 
     fn ask(&mut self, request: u32, body: &[u8], fds: &[BorrowedFd<'_>]) -> Option<Vec<u8>> {

@@ -27,12 +27,12 @@ fn any_table() -> impl Strategy<Value = Piece> {
     (0u64..ENTRIES as u64, len, flags).prop_map(|(n, len, flags)| (BASE + TABLES as u64 + n * 16, len, flags))
 }
 
-fn any_rx_piece() -> impl Strategy<Value = Piece> {
+fn any_rx_piece() -> impl Strategy<Value = Piece> + Clone {
     let flags = prop_oneof![16 => Just(WRITE), 1 => Just(0), 1 => Just(WRITE | 8)];
     (any_buffer(), flags).prop_map(|((addr, len), flags)| (addr, len, flags))
 }
 
-fn any_tx_piece() -> impl Strategy<Value = Piece> {
+fn any_tx_piece() -> impl Strategy<Value = Piece> + Clone {
     let first = BASE + TX_BUFFERS as u64;
     let addr = prop_oneof![
         12 => (0..64u64).prop_map(move |n| first + n * 64),
@@ -44,9 +44,10 @@ fn any_tx_piece() -> impl Strategy<Value = Piece> {
 }
 
 /// A chain that may end in a table, or have one in its middle.
-fn any_chain(piece: impl Strategy<Value = Piece>) -> impl Strategy<Value = Vec<Piece>> {
+fn any_chain(piece: impl Strategy<Value = Piece> + Clone) -> impl Strategy<Value = Vec<Piece>> {
     prop_oneof![
-        4 => prop::collection::vec(piece, 1..4),
+        12 => piece.clone().prop_map(|one| vec![one]),
+        3 => prop::collection::vec(piece, 2..4),
         1 => any_table().prop_map(|table| vec![table]),
         1 => prop::collection::vec(any_table(), 2),
     ]
