@@ -26,7 +26,7 @@ pub struct Place(pub PathBuf);
 
 impl Place {
     /// One that no other run has.
-    pub fn new() -> Place {
+    pub fn fresh() -> Place {
         static NEXT: AtomicU64 = AtomicU64::new(0);
         let name = format!("vswitch-fuzz-{}-{}.sock", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
         Place(std::env::temp_dir().join(name))
@@ -118,7 +118,7 @@ fn message(input: &mut Input<'_>) -> Vec<u8> {
 /// When the server does not come to rest, sends what is no answer, or does not serve the next VMM.
 pub fn run(data: &[u8]) {
     let mut input = Input::new(data);
-    let place = Place::new();
+    let place = Place::fresh();
     let options = input.u8();
     let mut server = Server::bind(&place.0, card(options & 1 != 0)).expect("a fresh path");
     let memory = Memory::new(BASE);

@@ -85,7 +85,7 @@ struct Port {
 
 impl Port {
     fn new(pairs: usize) -> Port {
-        let (place, state) = (Place::new(), Arc::new(PortState::new()));
+        let (place, state) = (Place::fresh(), Arc::new(PortState::new()));
         state.set_link_up(true);
         let setup = CardSetup {
             name: "fuzz".into(),
