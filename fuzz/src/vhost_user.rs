@@ -3,6 +3,8 @@
 //!
 //! Whatever came, the next VMM must find the server in order, and the VMM of another port must not notice.
 
+mod protocol;
+
 use std::io::Read;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
@@ -19,12 +21,9 @@ use crate::framing::{CALLS, Place, connect, send};
 use crate::memory::{MEMORY, Memory};
 use crate::network::{MAC, Source, Wire};
 use crate::vfio_user::descriptor;
+use protocol::{FEATURES, HEADER, LONGEST, PACKED, PROTOCOL, longs, request, words};
 
 const STEPS: usize = 200;
-/// Bytes of a message's header.
-const HEADER: usize = 12;
-/// The longest answer: a configuration space as long as a message may ask for it.
-const LONGEST: usize = HEADER + 4096;
 /// Guest address of the first byte of memory, and the VMM's.
 const BASE: u64 = 0x10_0000;
 const USER: u64 = 0x7f00_0000_0000;
@@ -35,43 +34,8 @@ const USED: u64 = 0x3000;
 const BUFFERS: u64 = 0x1_0000;
 const SIZE: u16 = 16;
 
-/// Request numbers of the specification.
-mod request {
-    pub const GET_FEATURES: u32 = 1;
-    pub const SET_FEATURES: u32 = 2;
-    pub const SET_MEM_TABLE: u32 = 5;
-    pub const SET_VRING_NUM: u32 = 8;
-    pub const SET_VRING_ADDR: u32 = 9;
-    pub const SET_VRING_BASE: u32 = 10;
-    pub const GET_VRING_BASE: u32 = 11;
-    pub const SET_VRING_KICK: u32 = 12;
-    pub const SET_VRING_CALL: u32 = 13;
-    pub const SET_PROTOCOL_FEATURES: u32 = 16;
-    pub const SET_VRING_ENABLE: u32 = 18;
-    pub const GET_INFLIGHT_FD: u32 = 31;
-    pub const SET_INFLIGHT_FD: u32 = 32;
-    pub const ADD_MEM_REG: u32 = 37;
-    pub const REM_MEM_REG: u32 = 38;
-}
-
-/// `VIRTIO_F_VERSION_1`, `VIRTIO_NET_F_MRG_RXBUF`, `VHOST_USER_F_PROTOCOL_FEATURES`; and `VIRTIO_F_RING_PACKED`.
-const FEATURES: u64 = 1 << 32 | 1 << 15 | 1 << 30;
-const PACKED: u64 = 1 << 34;
-/// Answers to any message, configuration space, inflight memory, memory by the region.
-const PROTOCOL: u64 = 1 << 3 | 1 << 9 | 1 << 12 | 1 << 15;
-
 thread_local! {
     static SOURCE: Source = Source::default();
-}
-
-fn words(fields: &[u32]) -> Vec<u8> {
-    fields.iter().flat_map(|f| f.to_le_bytes()).collect()
-}
-
-fn longs(head: &[u32], fields: &[u64]) -> Vec<u8> {
-    let mut out = words(head);
-    out.extend(fields.iter().flat_map(|f| f.to_le_bytes()));
-    out
 }
 
 /// One port's server and what its card shares with the switch.

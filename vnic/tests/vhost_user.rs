@@ -117,6 +117,7 @@ impl Served {
         let deadline = Instant::now() + PATIENCE;
         while !holds() {
             assert!(Instant::now() < deadline, "{what}");
+            assert!(self.thread.as_ref().is_some_and(|thread| !thread.is_finished()), "the server's thread has ended");
             std::thread::sleep(Duration::from_millis(1));
         }
     }

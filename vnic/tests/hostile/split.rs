@@ -156,11 +156,9 @@ proptest! {
             let taken: usize = std::iter::from_fn(|| Some(rig.queue.poll(&mut wire)).filter(|n| *n > 0)).take(100).sum();
             let seen = wire.offloads.len() + wire.rejected.len();
             prop_assert!(taken == seen && taken <= 64, "{} taken, {} seen", taken, seen);
-            for (which, heads) in heads.iter().enumerate() {
-                let back = rig.used(which == 1);
+            for (heads, tx) in heads.iter().zip([false, true]) {
+                let back = rig.used(tx);
                 prop_assert!(back.iter().all(|(head, _)| heads.contains(head)), "{:?}", back);
-                let outrun = rig.active.failed(which) || back.len() <= 64;
-                prop_assert!(outrun, "{} came back", back.len());
             }
         }
         let offered = rings[0].iter().chain(&tables).filter(|desc| desc.2 & WRITE != 0);
