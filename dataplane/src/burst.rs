@@ -169,6 +169,9 @@ impl<'m> Burst<'m> {
 
     /// Adds the frames that lie in `pieces`, each as [`Burst::push`] does one that asks for nothing, as long as there is room;
     /// returns how many there are.
+    ///
+    /// Room for every piece, noted here and once more where it is of another kind, is what [`Burst::has_room`] promises: it
+    /// is asked before.
     #[inline(always)]
     pub fn push_each(&mut self, pieces: &[Slice<'m>]) -> usize {
         let room = BURST - self.harvested();

@@ -390,4 +390,23 @@ mod tests {
         assert!(filter.wants_tag(None) && filter.wants_tag(Some(Tag::new(100, 0))));
         assert!(!filter.wants_tag(Some(Tag::new(101, 0))));
     }
+
+    #[test]
+    fn a_run_is_frames_in_order_without_a_tag() {
+        let list = |frames: &[u8]| frames.iter().map(|frame| Delivery::new(*frame, None)).collect::<Vec<_>>();
+        let all: Vec<u8> = (0..BURST as u8).collect();
+        for (first, end) in [(0, BURST), (0, 1), (31, 32), (5, 17)] {
+            assert_eq!(Delivery::run(&list(&all[first..end])), Some(first..end));
+            assert_eq!(Delivery::in_order(first..end), list(&all[first..end]));
+        }
+        for not in [&[][..], &[1, 0], &[3, 3], &[0, 1, 2, 4], &[31, 32], &[0, 1, 2, 3, 4, 5, 6, 8, 9]] {
+            assert_eq!(Delivery::run(&list(not)), None, "{not:?}");
+        }
+        for at in 0..BURST {
+            let mut tagged = list(&all);
+            tagged[at] = tagged[at].with(Some(Tag(0)));
+            assert_eq!((tagged[at].index(), tagged[at].tag()), (at, Some(Tag(0))));
+            assert_eq!(Delivery::run(&tagged), None, "tag at {at}");
+        }
+    }
 }
