@@ -3,7 +3,7 @@
 use std::ops::Range;
 
 use arrayvec::ArrayVec;
-use sharedmem::Slice;
+use sharedmem::{Slice, Work, widest};
 use wire::{ETH_HEADER, ETHERTYPE_VLAN, TAG_LEN, Tag, be16};
 
 use crate::DropReason;
@@ -11,20 +11,27 @@ use crate::draft::Draft;
 use crate::frame::{Asks, BURST, Csum, Frame, HEAD_MAX, HEAD_PLAIN, MAX_FRAME, MAX_FRAME_SLICES, Offload, Packed};
 
 /// Memory pieces one burst can hold.
-const BURST_SLICES: usize = 512;
+pub const BURST_SLICES: usize = 512;
 
 /// Up to [`BURST`] frames harvested from one queue of one port.
 #[derive(Default)]
 pub struct Burst<'m> {
     frames: ArrayVec<Frame, BURST>,
     /// The heads of frames with an offload request, as long as such a request may concern.
-    long: ArrayVec<[u8; HEAD_MAX], BURST>,
+    long: ArrayVec<Long, BURST>,
     slices: ArrayVec<Slice<'m>, BURST_SLICES>,
     rejected: ArrayVec<(DropReason, u32), BURST>,
     /// Bytes of the longest frame.
     longest: usize,
     /// True when some frame has a tag, or something is asked or known of it.
     special: bool,
+}
+
+/// What was read ahead of a frame with an offload request.
+#[derive(Clone, Copy)]
+struct Long {
+    bytes: [u8; HEAD_MAX],
+    len: u8,
 }
 
 impl<'m> Burst<'m> {
@@ -76,7 +83,7 @@ impl<'m> Burst<'m> {
         let head = self.head_of(frame);
         let mut at = head.len().min(out.len());
         out[..at].copy_from_slice(&head[..at]);
-        let mut skip = frame.skip as usize;
+        let mut skip = head.len() + usize::from(frame.cut);
         for piece in self.slices_of(frame) {
             let from = skip.min(piece.len());
             skip -= from;
@@ -95,7 +102,7 @@ impl<'m> Burst<'m> {
         match frame.asks {
             Asks::Work => {
                 let long = self.long.get(usize::from(frame.long));
-                long.and_then(|head| head.get(..usize::from(frame.long_len))).unwrap_or(&[])
+                long.and_then(|long| long.bytes.get(..usize::from(long.len))).unwrap_or(&[])
             }
             _ => frame.head(),
         }
@@ -136,35 +143,34 @@ impl<'m> Burst<'m> {
         }
     }
 
-    /// Takes note of memory in which frames are to be found, as long as there is room: each piece a header and a whole frame,
-    /// or empty for what is of another kind. Gives their numbers, for [`Burst::push_expected`].
+    /// Takes note of memory in which frames are to be found: `add` adds, as long as there is room, pieces that each hold a
+    /// header and a whole frame, or are empty for what is of another kind. Gives their numbers, for
+    /// [`Burst::push_expected`].
     #[inline(always)]
-    pub fn expect(&mut self, pieces: &[Slice<'m>]) -> Range<usize> {
+    pub fn expect_from(&mut self, add: impl FnOnce(&mut ArrayVec<Slice<'m>, BURST_SLICES>)) -> Range<usize> {
         let first = self.slices.len();
-        let some = pieces.get(..self.slices.remaining_capacity()).unwrap_or(pieces);
-        // Cannot fail: so many fit.
-        let _ = self.slices.try_extend_from_slice(some);
+        add(&mut self.slices);
+        // What was there before stays there, for frames are of it.
+        debug_assert!(self.slices.len() >= first);
         first..self.slices.len()
+    }
+
+    /// The same with pieces that are known.
+    #[inline(always)]
+    fn expect(&mut self, pieces: &[Slice<'m>]) -> Range<usize> {
+        let some = pieces.get(..self.slices.remaining_capacity()).unwrap_or(pieces);
+        self.expect_from(|slices| {
+            // Cannot fail: so many fit.
+            let _ = slices.try_extend_from_slice(some);
+        })
     }
 
     /// Adds the frames that lie in expected pieces, each behind a header of `P` bytes whose first two are zero, up to the first
     /// that does not; returns how many there are. They have no tag beside them and no offload request. What fails here may
     /// still be a frame, for [`Burst::push`].
-    #[inline(always)]
+    #[inline]
     pub fn push_expected<const P: usize>(&mut self, numbers: Range<usize>) -> usize {
-        let Burst { frames, slices, rejected, special, .. } = self;
-        let (mut number, mut longest) = (numbers.start, self.longest);
-        for piece in slices.get(numbers.clone()).unwrap_or(&[]).iter().copied() {
-            let Some(frame) = push_one::<P>(frames, piece, number as u16, MAX_FRAME) else { break };
-            if be16(&frame.head, 12) == Some(ETHERTYPE_VLAN) {
-                *special = true;
-                untag_last(frames, rejected);
-            }
-            longest = longest.max(piece.len() - P);
-            number += 1;
-        }
-        self.longest = longest;
-        number - numbers.start
+        widest(Expected::<P> { burst: self, numbers })
     }
 
     /// Adds the frames that lie in `pieces`, each as [`Burst::push`] does one that asks for nothing, as long as there is room;
@@ -220,7 +226,8 @@ impl<'m> Burst<'m> {
         }
         draft.check_offload()?;
         let Draft { head_len, len, tag, offload, .. } = draft;
-        let mut frame = Frame { len: len as u32, skip: got as u8, offload: Packed::new(offload), ..Frame::EMPTY };
+        let cut = (got - head_len) as u8;
+        let mut frame = Frame { len: len as u32, cut, offload: Packed::new(offload), ..Frame::EMPTY };
         (frame.first, frame.count) = (self.slices.len() as u16, pieces.len() as u8);
         frame.set_tag(tag);
         let short = head_len.min(HEAD_PLAIN);
@@ -228,7 +235,8 @@ impl<'m> Burst<'m> {
         frame.head_len = short as u8;
         if asks(offload) {
             frame.asks = Asks::Work;
-            (frame.long, frame.long_len) = (self.long.len() as u8, head_len as u8);
+            frame.long = self.long.len() as u8;
+            let long = Long { bytes: long, len: head_len as u8 };
             self.long.try_push(long).map_err(|_| DropReason::BadDescriptor)?;
         } else if offload.csum == Csum::Good {
             frame.asks = Asks::Good;
@@ -237,6 +245,33 @@ impl<'m> Burst<'m> {
         self.special |= frame.tag != 0 || frame.asks != Asks::Nothing;
         self.slices.try_extend_from_slice(pieces).map_err(|_| DropReason::BadDescriptor)?;
         self.frames.try_push(frame).map_err(|_| DropReason::BadDescriptor)
+    }
+}
+
+/// What [`Burst::push_expected`] does.
+struct Expected<'b, 'm, const P: usize> {
+    burst: &'b mut Burst<'m>,
+    numbers: Range<usize>,
+}
+
+impl<const P: usize> Work for Expected<'_, '_, P> {
+    type Outcome = usize;
+
+    #[inline(always)]
+    fn run(self) -> usize {
+        let Burst { frames, slices, rejected, special, longest, .. } = self.burst;
+        let (mut number, mut most) = (self.numbers.start, *longest);
+        for piece in slices.get(self.numbers.clone()).unwrap_or(&[]).iter().copied() {
+            let Some(frame) = push_one::<P>(frames, piece, number as u16, MAX_FRAME) else { break };
+            if be16(&frame.head, 12) == Some(ETHERTYPE_VLAN) {
+                *special = true;
+                untag_last(frames, rejected);
+            }
+            most = most.max(piece.len() - P);
+            number += 1;
+        }
+        *longest = most;
+        number - self.numbers.start
     }
 }
 
@@ -255,7 +290,7 @@ fn push_one<'b, const P: usize>(
         return None;
     }
     let got = len.min(HEAD_PLAIN) as u8;
-    let frame = Frame { len: len as u32, first, count: 1, head_len: got, skip: P as u8 + got, ..Frame::EMPTY };
+    let frame = Frame { len: len as u32, first, head_len: got, cut: P as u8, count: 1, ..Frame::EMPTY };
     frames.try_push(frame).ok()?;
     let frame = frames.last_mut()?;
     piece.read_head_behind::<P>(&mut frame.head);
@@ -292,6 +327,7 @@ fn take_tag(frame: &mut Frame) -> Result<(), DropReason> {
     frame.head.copy_within(ETH_HEADER + TAG_LEN - 2.., ETH_HEADER - 2);
     frame.head[HEAD_PLAIN - TAG_LEN..].fill(0);
     frame.head_len -= TAG_LEN as u8;
+    frame.cut += TAG_LEN as u8;
     frame.len -= TAG_LEN as u32;
     frame.set_tag(Some(tag));
     if frame.len() > MAX_FRAME { Err(DropReason::Oversize) } else { Ok(()) }

@@ -96,24 +96,25 @@ pub struct Offload {
 }
 
 /// One frame. Its tag is out of band whatever the sender did; all offsets are of the untagged frame.
+///
+/// What differs between plain frames of a burst stands before what does not, which is then written in one go.
 #[derive(Clone, Debug)]
-#[repr(align(64))]
+#[repr(C, align(64))]
 pub struct Frame {
     /// Zeros beyond `head_len`: a short frame is padded by writing more of it.
     pub(crate) head: [u8; HEAD_PLAIN],
     pub(crate) len: u32,
-    /// The tag, with [`TAGGED`]; 0 without one.
-    pub(crate) tag: u32,
     pub(crate) first: u16,
-    pub(crate) count: u8,
     pub(crate) head_len: u8,
-    /// Bytes of the memory pieces that the head (or the long head) already covers, with a tag that was cut out.
-    pub(crate) skip: u8,
+    /// Bytes of the memory pieces that are not in the head (or the long head) though they lie before what follows it: a header
+    /// before the frame, a tag that was taken out of it.
+    pub(crate) cut: u8,
+    pub(crate) count: u8,
     pub(crate) asks: Asks,
     /// Number of the long head, which a frame with an offload request has.
     pub(crate) long: u8,
-    /// Bytes of the long head.
-    pub(crate) long_len: u8,
+    /// The tag, with [`TAGGED`]; 0 without one.
+    pub(crate) tag: u32,
     pub(crate) offload: Packed,
 }
 
@@ -155,14 +156,13 @@ impl Frame {
     pub(crate) const EMPTY: Frame = Frame {
         head: [0; HEAD_PLAIN],
         len: 0,
-        tag: 0,
         first: 0,
-        count: 0,
         head_len: 0,
-        skip: 0,
+        cut: 0,
+        count: 0,
         asks: Asks::Nothing,
         long: 0,
-        long_len: 0,
+        tag: 0,
         offload: Packed::NONE,
     };
 

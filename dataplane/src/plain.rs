@@ -45,7 +45,7 @@ impl<'m> Burst<'m> {
     #[inline(never)]
     fn write_rest(&self, frame: &Frame, to: &Slice<'_>, at: usize, len: usize) -> bool {
         let Some(mut to) = to.sub(at, len) else { return false };
-        let (mut skip, mut left) = (usize::from(frame.skip), len);
+        let (mut skip, mut left) = (usize::from(frame.head_len) + usize::from(frame.cut), len);
         for piece in self.slices_of(frame) {
             let Some(part) = piece.sub(skip.min(piece.len()), piece.len().saturating_sub(skip)) else { return false };
             skip = skip.saturating_sub(piece.len());

@@ -41,6 +41,8 @@ mod sum;
 mod virtq;
 mod virtq_driver;
 mod virtq_packed;
+mod widest;
+mod windows;
 
 pub use dma::{Access, DmaError, DmaMap, Hint, MAX_MAPPINGS, MapError, Mapping};
 pub use inflight::{Inflight, InflightNote, inflight_bytes};
@@ -54,3 +56,5 @@ pub use slice::{HEAD, Slice};
 pub use virtq::{MAX_VIRTQ, SplitRing, VirtqDesc, VirtqPlace};
 pub use virtq_driver::DriverRing;
 pub use virtq_packed::{PackedEvent, PackedRing};
+pub use widest::{Work, widest};
+pub use windows::Aim;

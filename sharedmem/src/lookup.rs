@@ -11,9 +11,9 @@ use crate::slice::WRITABLE;
 pub struct Place {
     pub(crate) guest: u64,
     pub(crate) len: u64,
-    base: *mut u8,
+    pub(crate) base: *mut u8,
     /// [`WRITABLE`], or none.
-    access: u64,
+    pub(crate) access: u64,
 }
 
 impl Place {
@@ -69,6 +69,12 @@ impl<'m, 'h, T: Table> Lookup<'m, 'h, T> {
     #[inline]
     pub fn new(table: &'m T, hint: &'h mut T::Hint) -> Lookup<'m, 'h, T> {
         Lookup { table, place: table.at_hand(hint), hint }
+    }
+
+    /// The stretch at hand.
+    #[inline]
+    pub(crate) fn place(&self) -> &Place {
+        &self.place
     }
 
     /// The `len` bytes from guest address `guest`; `None` when they do not all lie in one stretch that may be read.

@@ -13,7 +13,7 @@ pub fn prefetch<T: ?Sized>(what: &T) {
 }
 
 /// Bytes of a cache line.
-const LINE: usize = 64;
+pub(crate) const LINE: usize = 64;
 /// Bytes of the longest copy whose lines are all asked for beforehand: an Ethernet frame fits.
 pub(crate) const CLAIM: usize = 2048;
 
@@ -46,21 +46,17 @@ pub fn prefetch_write<T: ?Sized>(what: &T) {
 /// The line at any address, for writing.
 #[inline(always)]
 pub(crate) fn at_write(at: *const u8) {
+    at_write_behind::<0>(at);
+}
+
+/// The line `OFFSET` bytes from any address, for writing.
+#[inline(always)]
+pub(crate) fn at_write_behind<const OFFSET: usize>(at: *const u8) {
     #[cfg(target_arch = "x86_64")]
     // SAFETY: PREFETCHW changes no memory and no flags and never faults; an x86-64 processor that does not know it
     // does nothing (Intel SDM, "PREFETCHW"; it was a 3DNow! instruction of AMD's before).
     unsafe {
-        std::arch::asm!("prefetchw byte ptr [{}]", in(reg) at.addr(), options(nostack, preserves_flags, nomem));
-    }
-}
-
-/// The line at `offset` from any address, for writing.
-#[inline(always)]
-pub(crate) fn at_write_behind(at: *const u8, offset: usize) {
-    #[cfg(target_arch = "x86_64")]
-    // SAFETY: as above.
-    unsafe {
-        std::arch::asm!("prefetchw byte ptr [{} + {}]", in(reg) at.addr(), in(reg) offset, options(nostack, preserves_flags, nomem));
+        std::arch::asm!("prefetchw byte ptr [{} + {}]", in(reg) at.addr(), const OFFSET, options(nostack, preserves_flags, nomem));
     }
 }
 

@@ -4,7 +4,7 @@ use std::marker::PhantomData;
 use std::ptr::{self, NonNull};
 use std::sync::atomic::{AtomicU8, AtomicU16, AtomicU32, AtomicU64, Ordering};
 
-use crate::prefetch::{at_write, at_write_behind, claim_lines};
+use crate::prefetch::{LINE, at_write, at_write_behind, claim_lines};
 use crate::sum;
 
 /// Bytes of [`Slice::read_head_behind`] and [`Slice::write_head`]: a cache line.
@@ -12,7 +12,10 @@ pub const HEAD: usize = 64;
 
 /// `len` bytes of memory that somebody else may write at any moment. Copy it freely; it borrows
 /// from the region or map it was cut from.
+///
+/// The pointer first, then the shape: [`crate::windows`] writes them so.
 #[derive(Clone, Copy, Debug)]
+#[repr(C)]
 pub struct Slice<'m> {
     ptr: NonNull<u8>,
     /// Length in bytes, and [`WRITABLE`]: with the pointer two words, which travel in registers.
@@ -230,10 +233,10 @@ impl<'m> Slice<'m> {
         at_write(self.as_ptr());
     }
 
-    /// The same for the cache line at `offset`, wherever that is.
+    /// The same for the cache line behind the first, wherever that is.
     #[inline]
-    pub fn prefetch_write_at(&self, offset: usize) {
-        at_write_behind(self.as_ptr(), offset);
+    pub fn prefetch_write_next(&self) {
+        at_write_behind::<LINE>(self.as_ptr());
     }
 
     #[inline]

@@ -197,18 +197,33 @@ impl SplitRing {
         out.iter_mut().for_each(|head| *head = u16::from_le(*head));
     }
 
-    /// Writes used elements of no bytes for `heads`, from `start` on.
+    /// Writes used elements of no bytes for `heads`, from `start` on; at most the ring's size.
     #[inline]
     pub fn set_used_run(&self, start: u16, heads: &[u16]) {
+        self.set_used_each(start, heads.iter().map(|head| u64::from(*head)));
+    }
+
+    /// The same with the bytes written for each.
+    #[inline]
+    pub fn set_used_lens(&self, start: u16, heads: &[u16], lens: &[u32]) {
+        let element = |(head, len): (&u16, &u32)| u64::from(*head) | u64::from(*len) << 32;
+        self.set_used_each(start, heads.iter().zip(lens).map(element));
+    }
+
+    #[inline(always)]
+    fn set_used_each(&self, start: u16, mut elements: impl Iterator<Item = u64> + ExactSizeIterator) {
         let at = usize::from(start & self.mask);
-        let (first, rest) = heads.split_at(heads.len().min(usize::from(self.size()) - at));
-        for (at, heads) in [(at, first), (0, rest)] {
-            for (n, head) in heads.iter().take(usize::from(self.size())).enumerate() {
-                // SAFETY: at + n is below the size, and the area holds 6 + 8 * size bytes.
-                let element = unsafe { self.used.base.add(4 + 8 * (at + n)).cast::<u64>() };
-                // SAFETY: as above. The driver reads it after the next `set_used_idx`.
-                unsafe { element.write_unaligned(u64::from(*head).to_le()) };
-            }
+        let first = elements.len().min(usize::from(self.size()) - at);
+        // SAFETY: at is below the size, and the area holds 6 + 8 * size bytes; likewise in the loops.
+        let ring = unsafe { self.used.base.add(4).cast::<u64>() };
+        for n in 0..first {
+            let Some(element) = elements.next() else { return };
+            // SAFETY: at + n is below the size. The driver reads it after the next `set_used_idx`.
+            unsafe { ring.add(at + n).write_unaligned(element.to_le()) };
+        }
+        for (n, element) in elements.take(at).enumerate() {
+            // SAFETY: n is below the size. As above.
+            unsafe { ring.add(n).write_unaligned(element.to_le()) };
         }
     }
 
@@ -249,6 +264,17 @@ impl SplitRing {
             return None;
         }
         Some((u64::from_le(addr.load(Ordering::Relaxed)), u32::from_le(len.load(Ordering::Relaxed))))
+    }
+
+    /// Where descriptor `index` lies.
+    ///
+    /// # Safety
+    /// The ring must have such.
+    #[inline(always)]
+    #[cfg(target_arch = "x86_64")]
+    pub(crate) unsafe fn desc_at(&self, index: u16) -> *const std::arch::x86_64::__m128i {
+        // SAFETY: index is below the size, the caller's promise, and the area holds 16 * size bytes.
+        unsafe { self.desc.base.cast::<std::arch::x86_64::__m128i>().add(usize::from(index)) }
     }
 
     /// Asks the processor to bring descriptor `index` near.

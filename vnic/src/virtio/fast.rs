@@ -14,7 +14,7 @@ use std::sync::atomic::Ordering;
 
 use arrayvec::ArrayVec;
 use dataplane::{BURST, Burst, Delivery, DropReason, Frame, Tally, VNET_LEN};
-use sharedmem::{Slice, SpanHint};
+use sharedmem::{Aim, Slice, SpanHint, Work, widest};
 
 use super::claims::Claim;
 use super::ring::Virtq;
@@ -29,21 +29,8 @@ const NEAR_LONG: usize = 4;
 /// This is for the other lane.
 struct NotPlain;
 
-/// The whole buffer of each, header and all: the first `count`.
-struct Rooms<'m> {
-    places: [Slice<'m>; BURST],
-    count: usize,
-}
-
-impl<'m> Rooms<'m> {
-    fn new() -> Rooms<'m> {
-        Rooms { places: [Slice::NOTHING; BURST], count: 0 }
-    }
-
-    fn all(&self) -> &[Slice<'m>] {
-        self.places.get(..self.count).unwrap_or(&self.places)
-    }
-}
+/// The whole buffer of each, header and all.
+type Rooms<'m> = ArrayVec<Slice<'m>, BURST>;
 
 /// The identifier of each buffer's chain.
 type Ids = [u16; BURST];
@@ -103,7 +90,7 @@ impl<'a, R: Virtq> Path<'a, R> {
         tally: &mut Tally,
     ) -> (usize, bool) {
         let (mut rooms, mut ids) = (Rooms::new(), [0; BURST]);
-        let mut claim = match self.claim::<P, F>(frames, &mut rooms, &mut ids) {
+        let mut claim = match self.claim(frames.len(), &mut rooms, &mut ids) {
             Ok(Some(claim)) => claim,
             Ok(None) => {
                 frames.iter().for_each(|_| tally.dropped(DropReason::RingFull));
@@ -111,8 +98,7 @@ impl<'a, R: Virtq> Path<'a, R> {
             }
             Err(NotPlain) => return (0, false),
         };
-        let mut done = rooms.count;
-        let bytes = self.fill_plain::<P, F>(burst, &claim, frames, rooms.all(), &ids);
+        let (mut done, bytes) = self.fill_plain::<P, F>(burst, &claim, frames, &rooms, &ids);
         tally.delivered_all(done, bytes);
         let end = claim.start().wrapping_add(done as u16);
         if end != claim.end() && !self.state.claims.shorten(&mut claim, end) {
@@ -121,41 +107,33 @@ impl<'a, R: Virtq> Path<'a, R> {
         (done, self.finish(claim))
     }
 
-    /// Claims positions for `frames` as long as there are buffers, and looks them up; `None` when there is none.
+    /// Claims positions for `count` frames as long as there are buffers, and looks them up; `None` when there is none.
     #[inline(always)]
-    fn claim<const P: usize, F: Borrow<Frame>>(
-        &self,
-        frames: &[F],
-        rooms: &mut Rooms<'a>,
-        ids: &mut Ids,
-    ) -> Result<Option<Claim>, NotPlain> {
-        while !frames.is_empty() {
+    fn claim(&self, count: usize, rooms: &mut Rooms<'a>, ids: &mut Ids) -> Result<Option<Claim>, NotPlain> {
+        while count > 0 {
             let Some(seen) = self.state.claims.look() else { return Ok(None) };
             let mut known = seen.avail();
             if R::INDEXED {
                 // A ring that makes no sense is the other lane's to find.
-                let there = self.ring.available(seen.next(), &mut known, frames.len()).map_err(|_| NotPlain)?;
+                let there = self.ring.available(seen.next(), &mut known, count).map_err(|_| NotPlain)?;
                 if there == 0 {
                     return Ok(None);
                 }
                 if let Some(claim) = self.state.claims.take(seen, known, there as u16) {
                     self.ring.will_use(claim.start(), there as u16);
-                    let usual = self.rooms::<P, F>(claim.start(), known, &frames[..there], rooms, ids);
-                    self.note(usual);
+                    self.rooms(claim.start(), known, there, rooms, ids);
                     return Ok(Some(claim));
                 }
             } else {
-                let usual = self.rooms::<P, F>(seen.next(), known, frames, rooms, ids);
+                rooms.clear();
+                self.rooms(seen.next(), known, count, rooms, ids);
                 // Where others claimed meanwhile, what was read may be what they wrote.
-                if rooms.count == 0 && self.state.claims.stands(seen) {
-                    self.note(usual);
+                if rooms.is_empty() && self.state.claims.stands(seen) {
                     return Err(NotPlain);
                 }
-                if rooms.count == 0 {
-                    continue;
-                }
-                if let Some(claim) = self.state.claims.take(seen, known, rooms.count as u16) {
-                    self.note(usual);
+                if !rooms.is_empty()
+                    && let Some(claim) = self.state.claims.take(seen, known, rooms.len() as u16)
+                {
                     return Ok(Some(claim));
                 }
             }
@@ -163,55 +141,25 @@ impl<'a, R: Virtq> Path<'a, R> {
         Err(NotPlain)
     }
 
-    /// The buffers from position `at` on, up to `known`, as long as each holds its frame in one piece. Their used entries
-    /// are written where nobody sees them yet. Where one does not, what it holds is returned; 0 for another kind.
+    /// The buffers from position `at` on, `count` at most and up to `known`, as long as each is one piece of memory.
     #[inline(never)]
-    fn rooms<const P: usize, F: Borrow<Frame>>(
-        &self,
-        at: u16,
-        mut known: u16,
-        frames: &[F],
-        rooms: &mut Rooms<'a>,
-        ids: &mut Ids,
-    ) -> Option<u32> {
-        let ids = &mut ids[..frames.len().min(BURST)];
+    fn rooms(&self, at: u16, mut known: u16, count: usize, rooms: &mut Rooms<'a>, ids: &mut Ids) {
+        let ids = &mut ids[..count.min(BURST)];
         let there = self.ring.singles(at, &mut known, ids).unwrap_or(0);
         let mut hint = SpanHint::default();
-        let mut lookup = self.active.table.lookup(&mut hint);
-        let (mut count, mut found) = (0, None);
-        for ((frame, id), place) in frames.iter().zip(&ids[..there]).zip(&mut rooms.places) {
-            let position = at.wrapping_add(count);
-            let Some(room) = self.ring.buffer(position, *id, true).and_then(|(addr, len)| lookup.whole(addr, len))
-            else {
-                break;
-            };
-            let used = P + frame.borrow().len();
-            if room.len() < used {
-                found = Some(room);
-                break;
-            }
-            // Of a short frame that is all.
-            room.prefetch_write();
-            room.prefetch_write_at(used);
-            if R::INDEXED {
-                self.ring.put_used(position, *id, used as u32);
-            }
-            *place = room;
-            count += 1;
-        }
-        rooms.count = usize::from(count);
-        (rooms.count < there).then(|| found.map_or(0, |room: Slice<'_>| room.len() as u32))
-    }
-
-    /// Notes what a buffer held that was not as expected.
-    #[inline(always)]
-    fn note(&self, usual: Option<u32>) {
-        if let Some(usual) = usual {
-            self.state.usual.store(usual, Ordering::Relaxed);
+        self.ring.windows(at, &ids[..there], Aim::Write, &mut self.active.table.lookup(&mut hint), rooms);
+        if rooms.len() < there {
+            self.note(0);
         }
     }
 
-    /// Writes headers and frames, and used entries that are seen at once; returns the bytes of the frames.
+    /// Notes what a buffer held that was not as expected; 0 when it is of another kind.
+    #[cold]
+    fn note(&self, usual: usize) {
+        self.state.usual.store(usual as u32, Ordering::Relaxed);
+    }
+
+    /// Writes headers and frames as long as they fit, and used entries; returns how many there are, and their bytes.
     #[inline(always)]
     fn fill_plain<const P: usize, F: Borrow<Frame>>(
         &self,
@@ -220,33 +168,49 @@ impl<'a, R: Virtq> Path<'a, R> {
         frames: &[F],
         rooms: &[Slice<'_>],
         ids: &Ids,
-    ) -> usize {
+    ) -> (usize, usize) {
         // The lines that all workers write are asked for shortly before the end, lest another takes them again.
         let near =
             if frames.first().is_some_and(|frame| frame.borrow().len() > 2 * LINE) { NEAR_LONG } else { NEAR_SHORT };
         let (first, last) = rooms.split_at(rooms.len().saturating_sub(near));
-        let mut bytes = fill::<P, F>(burst, frames, first);
+        let mut lens = [0; BURST];
+        let mut done = widest(Fill::<P, F> { burst, frames, rooms: first, lens: &mut lens });
         self.state.claims.will_finish(claim);
         self.ring.will_publish();
-        bytes += fill::<P, F>(burst, &frames[first.len()..], last);
-        if !R::INDEXED {
-            for (n, (frame, id)) in frames.iter().zip(ids).take(rooms.len()).enumerate() {
-                self.ring.put_used(claim.start().wrapping_add(n as u16), *id, (P + frame.borrow().len()) as u32);
-            }
+        if done == first.len() {
+            done += widest(Fill::<P, F> { burst, frames: &frames[done..], rooms: last, lens: &mut lens[done..] });
         }
-        bytes
+        if let Some(room) = rooms.get(done) {
+            self.note(room.len());
+        }
+        let lens = &lens[..done];
+        self.ring.put_used_each(claim.start(), &ids[..done], lens);
+        (done, lens.iter().sum::<u32>() as usize - P * done)
     }
 }
 
-/// Writes header and frame into each room; returns the bytes of the frames.
-#[inline(never)]
-fn fill<const P: usize, F: Borrow<Frame>>(burst: &Burst<'_>, frames: &[F], rooms: &[Slice<'_>]) -> usize {
-    let (header, mut bytes) = (const { plain_header::<P>() }, 0);
-    for (frame, room) in frames.iter().zip(rooms) {
-        let frame = frame.borrow();
-        // Cannot fail: the room was measured when it was looked up.
-        let _ = burst.write_plain(frame, &header, room, false);
-        bytes += frame.len();
+/// Writes header and frame into each room, as long as they fit, and how much that is to `lens`: how many there are.
+struct Fill<'f, 'm, const P: usize, F> {
+    burst: &'f Burst<'m>,
+    frames: &'f [F],
+    rooms: &'f [Slice<'m>],
+    lens: &'f mut [u32],
+}
+
+impl<const P: usize, F: Borrow<Frame>> Work for Fill<'_, '_, P, F> {
+    type Outcome = usize;
+
+    #[inline(always)]
+    fn run(self) -> usize {
+        let (header, mut done) = (const { plain_header::<P>() }, 0);
+        for ((frame, room), len) in self.frames.iter().zip(self.rooms).zip(self.lens) {
+            let frame = frame.borrow();
+            if !self.burst.write_plain(frame, &header, room, false) {
+                break;
+            }
+            *len = (P + frame.len()) as u32;
+            done += 1;
+        }
+        done
     }
-    bytes
 }

@@ -9,7 +9,8 @@
 
 use std::sync::atomic::{Ordering, fence};
 
-use sharedmem::{Lookup, MemTable, PackedRing, SplitRing};
+use arrayvec::ArrayVec;
+use sharedmem::{Aim, Lookup, MemTable, PackedRing, Slice, SplitRing};
 
 use super::chain::{self, Pieces, direction};
 
@@ -90,6 +91,17 @@ pub trait Virtq {
     /// direction asked for: the common case, without a walk.
     fn buffer(&self, at: u16, id: u16, writable: bool) -> Option<(u64, u32)>;
 
+    /// Adds to `out` the memory of each chain of `ids`, from position `at` on, that is one descriptor and no more, of the
+    /// direction that `aim` takes ([`Virtq::buffer`]). What is none of these is as [`Aim`] says.
+    fn windows<'m, const N: usize>(
+        &self,
+        at: u16,
+        ids: &[u16],
+        aim: Aim,
+        memory: &mut Lookup<'m, '_, MemTable>,
+        out: &mut ArrayVec<Slice<'m>, N>,
+    );
+
     /// The chain at `at`, its memory added to `pieces`; `None` when there is none.
     fn chain<'m, P: Pieces<'m>>(
         &self,
@@ -108,6 +120,14 @@ pub trait Virtq {
 
     /// Used entries will be published soon.
     fn will_publish(&self) {}
+
+    /// The same for chains of one position each, with as many bytes as `lens` says.
+    #[inline(always)]
+    fn put_used_each(&self, at: u16, ids: &[u16], lens: &[u32]) {
+        for (n, (id, len)) in ids.iter().zip(lens).enumerate() {
+            self.put_used(at.wrapping_add(n as u16), *id, *len);
+        }
+    }
 
     /// The same for chains of one position each, with nothing written.
     fn put_used_run(&self, at: u16, ids: &[u16]) {
@@ -190,6 +210,18 @@ impl Virtq for SplitRing {
         self.buffer(id, direction(writable))
     }
 
+    #[inline(always)]
+    fn windows<'m, const N: usize>(
+        &self,
+        _at: u16,
+        ids: &[u16],
+        aim: Aim,
+        memory: &mut Lookup<'m, '_, MemTable>,
+        out: &mut ArrayVec<Slice<'m>, N>,
+    ) {
+        self.windows(ids, direction(aim == Aim::Write), aim, memory, out);
+    }
+
     #[inline]
     fn chain<'m, P: Pieces<'m>>(
         &self,
@@ -222,6 +254,11 @@ impl Virtq for SplitRing {
     #[inline(always)]
     fn put_used(&self, at: u16, id: u16, len: u32) {
         self.set_used(at, id, len);
+    }
+
+    #[inline(always)]
+    fn put_used_each(&self, at: u16, ids: &[u16], lens: &[u32]) {
+        self.set_used_lens(at, ids, lens);
     }
 
     #[inline]

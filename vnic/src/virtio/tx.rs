@@ -8,7 +8,7 @@ use std::sync::atomic::{Ordering, fence};
 use arc_swap::{ArcSwapOption, Cache};
 use arrayvec::ArrayVec;
 use dataplane::{Arm, BURST, Burst, DropReason, Ingress, MAX_FRAME_SLICES, Offload, Sink, VNET_LEN, VnetHeader};
-use sharedmem::{Slice, SpanHint};
+use sharedmem::{Aim, Slice, SpanHint};
 
 use super::card::{Active, Card, TxState};
 use super::features::{self, header_len};
@@ -185,15 +185,7 @@ impl<R: Virtq> Serving<'_, R> {
     #[inline(never)]
     fn firsts<'m>(&'m self, burst: &mut Burst<'m>, hint: &mut SpanHint, next: u16, ids: &[u16]) {
         let mut lookup = self.active.table.lookup(hint);
-        let (mut pieces, mut at) = ([Slice::NOTHING; BURST], next);
-        for (id, piece) in ids.iter().zip(&mut pieces) {
-            if let Some(first) = self.ring.buffer(at, *id, false).and_then(|(addr, len)| lookup.whole(addr, len)) {
-                first.prefetch();
-                *piece = first;
-            }
-            at = at.wrapping_add(1);
-        }
-        burst.expect(&pieces[..ids.len().min(BURST)]);
+        burst.expect_from(|pieces| self.ring.windows(next, ids, Aim::Read, &mut lookup, pieces));
     }
 
     /// Puts the frames of the first `count` chains on the burst, which expects what is in them, as many as it has room for;

@@ -1,0 +1,208 @@
+//! Where the buffers of many descriptors lie, looked up together.
+//!
+//! ```text
+//!  ids       7     8     9     10
+//!            |     |     |     |         each read once
+//!  address   a7    a8    a9    a10   \   with AVX2 four at a time, which is found out at run time:
+//!  flags     as wanted?              |   one stretch of memory is at hand, and mostly all four lie in it
+//!  window    [base + a7 - guest ...] /   otherwise one by one
+//! ```
+
+use arrayvec::ArrayVec;
+
+use crate::lookup::{Lookup, Table};
+use crate::{Slice, SplitRing};
+
+/// What is to be done with the buffers that are looked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Aim {
+    /// They are read: their first line is asked for. What is no such buffer becomes a window onto nothing, and the next one
+    /// is looked at.
+    Read,
+    /// They are written: their first two lines are asked for with the right to write them. What is no such buffer ends it.
+    Write,
+}
+
+impl Aim {
+    /// Adds to `out` the memory of each buffer, given by address and length, that is one and lies in one stretch of `memory`,
+    /// as long as there is room. False when that was the end.
+    #[inline(always)]
+    pub fn look_up<'m, T: Table, const N: usize>(
+        self,
+        mut buffers: impl Iterator<Item = Option<(u64, u32)>>,
+        memory: &mut Lookup<'m, '_, T>,
+        out: &mut ArrayVec<Slice<'m>, N>,
+    ) -> bool {
+        buffers.all(|buffer| {
+            let found = buffer.and_then(|(addr, len)| memory.whole(addr, len));
+            match found {
+                Some(window) => self.ask_for(&window),
+                None if self == Aim::Write => return false,
+                None => {}
+            }
+            out.try_push(found.unwrap_or(Slice::NOTHING)).is_ok()
+        })
+    }
+
+    /// Asks for the lines that are needed first.
+    #[inline(always)]
+    fn ask_for(self, window: &Slice<'_>) {
+        match self {
+            Aim::Read => window.prefetch(),
+            Aim::Write => {
+                window.prefetch_write();
+                window.prefetch_write_next();
+            }
+        }
+    }
+}
+
+impl SplitRing {
+    /// Adds to `out` the memory of each descriptor of `ids` which has these `flags` and no others and lies in one stretch of
+    /// `memory`, as long as there is room; with what is none, it is as `aim` says.
+    #[inline]
+    pub fn windows<'m, T: Table, const N: usize>(
+        &self,
+        ids: &[u16],
+        flags: u16,
+        aim: Aim,
+        memory: &mut Lookup<'m, '_, T>,
+        out: &mut ArrayVec<Slice<'m>, N>,
+    ) {
+        let ids = ids.get(..out.remaining_capacity()).unwrap_or(ids);
+        #[cfg(target_arch = "x86_64")]
+        if is_x86_feature_detected!("avx2") {
+            // SAFETY: the processor has AVX2, and there is room for as many.
+            return unsafe {
+                match aim {
+                    Aim::Read => wide::windows::<T, false, N>(self, ids, flags, memory, out),
+                    Aim::Write => wide::windows::<T, true, N>(self, ids, flags, memory, out),
+                }
+            };
+        }
+        aim.look_up(ids.iter().map(|id| self.buffer(*id, flags)), memory, out);
+    }
+}
+
+#[cfg(target_arch = "x86_64")]
+mod wide {
+    use std::arch::x86_64::{
+        __m256i, _mm256_add_epi64, _mm256_and_si256, _mm256_castsi256_pd, _mm256_cmpgt_epi64, _mm256_movemask_pd,
+        _mm256_or_si256, _mm256_set_m128i, _mm256_set1_epi64x, _mm256_storeu_si256, _mm256_sub_epi64,
+        _mm256_testz_si256, _mm256_unpackhi_epi64, _mm256_unpacklo_epi64, _mm256_xor_si256,
+    };
+
+    use arrayvec::ArrayVec;
+
+    use super::Aim;
+    use crate::lookup::{Lookup, Place, Table};
+    use crate::{Slice, SplitRing};
+
+    /// Descriptors looked at together.
+    const FOUR: usize = 4;
+    /// The length within the second word of a descriptor, and the flags.
+    const LEN: i64 = 0xffff_ffff;
+    const FLAGS: i64 = 0xffff << 32;
+
+    /// A stretch of memory, four times over.
+    struct Wide {
+        guest: __m256i,
+        len: __m256i,
+        base: __m256i,
+        access: __m256i,
+    }
+
+    impl Wide {
+        #[target_feature(enable = "avx2")]
+        #[inline]
+        fn new(place: &Place) -> Wide {
+            // Addresses are compared as signed numbers: a place longer than these is taken to be as long as they go.
+            let len = i64::try_from(place.len).unwrap_or(i64::MAX);
+            Wide {
+                guest: _mm256_set1_epi64x(place.guest as i64),
+                len: _mm256_set1_epi64x(len),
+                base: _mm256_set1_epi64x(place.base.addr() as i64),
+                access: _mm256_set1_epi64x(place.access as i64),
+            }
+        }
+    }
+
+    /// As [`SplitRing::windows`].
+    ///
+    /// # Safety
+    /// `out` must have room for as many windows as there are identifiers.
+    #[target_feature(enable = "avx2")]
+    pub(super) unsafe fn windows<'m, T: Table, const WRITE: bool, const N: usize>(
+        ring: &SplitRing,
+        ids: &[u16],
+        flags: u16,
+        memory: &mut Lookup<'m, '_, T>,
+        out: &mut ArrayVec<Slice<'m>, N>,
+    ) {
+        let aim = if WRITE { Aim::Write } else { Aim::Read };
+        // The ring's size is a power of two: no bit of any identifier is above those of the last.
+        let all_there = ids.iter().fold(0, |all, id| all | id) < ring.size();
+        let (fours, rest) = if all_there { ids.as_chunks::<FOUR>() } else { ([].as_slice(), ids) };
+        let mut place = Wide::new(memory.place());
+        let mut count = out.len();
+        for four in fours {
+            // SAFETY: there is room for as many windows as there are identifiers, by the caller's promise.
+            let to = unsafe { out.as_mut_ptr().add(count) };
+            // SAFETY: the ring has such descriptors; there is room; the place is one of the lookup, which keeps it for 'm.
+            if let Some(windows) = unsafe { four_at_once(ring, four, flags, &place, to) } {
+                windows.iter().for_each(|window| aim.ask_for(window));
+                count += FOUR;
+                continue;
+            }
+            // SAFETY: so many windows were written.
+            unsafe { out.set_len(count) };
+            if !aim.look_up(four.iter().map(|id| ring.buffer(*id, flags)), memory, out) {
+                return;
+            }
+            (place, count) = (Wide::new(memory.place()), out.len());
+        }
+        // SAFETY: so many windows were written.
+        unsafe { out.set_len(count) };
+        aim.look_up(rest.iter().map(|id| ring.buffer(*id, flags)), memory, out);
+    }
+
+    /// Writes the windows of all four to `to` when all are as wanted and lie in `place`; `None` otherwise.
+    ///
+    /// # Safety
+    /// The identifiers must be below the ring's size, `to` be good for four windows, and the place be mapped for `'m`.
+    #[target_feature(enable = "avx2")]
+    #[inline]
+    unsafe fn four_at_once<'m, 'o>(
+        ring: &SplitRing,
+        ids: &[u16; FOUR],
+        flags: u16,
+        place: &Wide,
+        to: *mut Slice<'m>,
+    ) -> Option<&'o [Slice<'m>; FOUR]> {
+        // SAFETY: the identifiers are below the ring's size, and a descriptor is 16 bytes, aligned to as many. They are shared
+        // memory, so the reads are volatile.
+        let [a, b, c, d] = ids.map(|id| unsafe { ring.desc_at(id).read_volatile() });
+        let (low, high) = (_mm256_set_m128i(b, a), _mm256_set_m128i(d, c));
+        // In the order a, c, b, d.
+        let (addr, rest) = (_mm256_unpacklo_epi64(low, high), _mm256_unpackhi_epi64(low, high));
+        let odd = _mm256_xor_si256(rest, _mm256_set1_epi64x(i64::from(flags) << 32));
+        if _mm256_testz_si256(odd, _mm256_set1_epi64x(FLAGS)) == 0 {
+            return None;
+        }
+        let len = _mm256_and_si256(rest, _mm256_set1_epi64x(LEN));
+        let offset = _mm256_sub_epi64(addr, place.guest);
+        // A negative offset is one beyond all places, and above a last one that is negative itself: the sign of either tells.
+        let beyond = _mm256_or_si256(_mm256_cmpgt_epi64(offset, _mm256_sub_epi64(place.len, len)), offset);
+        if _mm256_movemask_pd(_mm256_castsi256_pd(beyond)) != 0 {
+            return None;
+        }
+        let (at, shape) = (_mm256_add_epi64(offset, place.base), _mm256_or_si256(len, place.access));
+        // SAFETY: `to` is good for four windows. Each is a pointer, not null, and its shape, in that order (`Slice` is
+        // `repr(C)`); offset..offset + len lies in the place.
+        unsafe {
+            _mm256_storeu_si256(to.cast(), _mm256_unpacklo_epi64(at, shape));
+            _mm256_storeu_si256(to.cast::<__m256i>().add(1), _mm256_unpackhi_epi64(at, shape));
+            Some(&*to.cast())
+        }
+    }
+}
