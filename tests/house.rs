@@ -1,5 +1,5 @@
-//! The shape of the house: dependency arrows point downwards, `unsafe` stands in two crates only, and files and
-//! functions stay readable in one sitting.
+//! The shape of the house: dependency arrows point downwards, `unsafe` stands in two crates only, a library kept behind
+//! an adapter is named by that alone, and files and functions stay readable in one sitting.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -25,6 +25,10 @@ const ARROWS: &[(&str, &[&str])] = &[
 
 /// Crates that may contain `unsafe`.
 const UNSAFE: &[&str] = &["sharedmem", "uplink"];
+
+/// Libraries that one file adapts to the rest, and the one that may name them: so another version of such a library, or
+/// another library, changes that file alone. (`testbed` plays the VMM, the other side of the protocol.)
+const ADAPTED: &[(&str, &str)] = &[("vhost", "vnic/src/vhost_user/adapter.rs")];
 
 /// Lines of code a file may have before its tests.
 const FILE_LINES: usize = 400;
@@ -96,6 +100,26 @@ fn unsafe_stands_in_two_crates_only() {
     }
     let main = fs::read_to_string(root().join("src/main.rs")).expect("main.rs");
     assert!(main.contains("#![forbid(unsafe_code)]"), "src/main.rs forbids unsafe code");
+}
+
+#[test]
+fn an_adapted_library_is_named_by_its_adapter_only() {
+    let ours = ARROWS.iter().map(|(name, _)| *name).filter(|name| *name != "testbed").chain(["."]);
+    let files: Vec<PathBuf> = ours.flat_map(crate_sources).filter(|path| !is_test_file(path)).collect();
+    for (library, adapter) in ADAPTED {
+        let names = |path: &&PathBuf| code(path).lines().any(|line| names_library(line, library));
+        let naming: Vec<&PathBuf> = files.iter().filter(names).collect();
+        assert_eq!(naming, [&root().join(adapter)], "who names {library}");
+    }
+}
+
+/// True when a line of code names a path of the library, or the library itself to be used under another name.
+fn names_library(line: &str, library: &str) -> bool {
+    let whole = |at: usize| !line[..at].ends_with(|c: char| c.is_alphanumeric() || c == '_');
+    let path = |at: usize| line[at + library.len()..].starts_with("::");
+    let renamed = [format!("use {library} as "), format!("use {library};"), format!("extern crate {library}")];
+    let found = line.match_indices(library).any(|(at, _)| whole(at) && path(at));
+    !line.trim_start().starts_with("//") && (found || renamed.iter().any(|r| line.contains(r)))
 }
 
 #[test]

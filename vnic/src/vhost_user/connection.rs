@@ -1,11 +1,11 @@
-//! The one place that knows the `vhost` crate's handler: a connection whose messages are handled when they are whole.
+//! A connection whose messages are handled when they are whole: by the [`Handler`], or here where that does not do as
+//! peers need it.
 
 use std::fs::File;
 use std::io::{IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::net::UnixStream;
-use std::sync::{Arc, Mutex, PoisonError};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
@@ -13,17 +13,19 @@ use rustix::net::{
     RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage, SendFlags,
     recvmsg, sendmsg,
 };
-use vhost::vhost_user::message::{VhostUserInflight, VhostUserMemoryRegion};
-use vhost::vhost_user::{BackendReqHandler, Error, VhostUserBackendReqHandlerMut};
 
+use super::adapter::Handler;
 use super::device::Device;
+use super::fault::Fault;
+use super::inflight::Description;
+use super::memory::MemoryRegion;
 
 /// Bytes of a message's header: request, flags, size (vhost-user specification, "Header").
 const HEADER: usize = 12;
 /// Longest body. The largest that peers send is a memory table of 8 regions, or a configuration space.
 const MAX_BODY: u32 = 4096;
 
-/// The requests that the crate is not asked about, or not always.
+/// The requests that the handler is not asked about, or not always.
 const SET_MEM_TABLE: u32 = 5;
 const SET_VRING_ENABLE: u32 = 18;
 const GET_INFLIGHT_FD: u32 = 31;
@@ -51,7 +53,7 @@ pub(super) enum Ended {
     #[error("it leaves answers unread")]
     Unread,
     #[error("{0}")]
-    Protocol(#[from] vhost::vhost_user::Error),
+    Protocol(#[from] Fault),
     #[error("{0}")]
     System(#[from] Errno),
     #[error("it made an interrupt eventfd block, which held up a worker")]
@@ -82,26 +84,29 @@ fn long(message: &[u8], at: usize) -> u64 {
 }
 
 /// The inflight description that is the body of `message`.
-fn inflight(message: &[u8]) -> VhostUserInflight {
+fn inflight(message: &[u8]) -> Description {
     let counts = word(message, HEADER + 16);
-    VhostUserInflight::new(long(message, HEADER), long(message, HEADER + 8), counts as u16, (counts >> 16) as u16)
+    Description {
+        size: long(message, HEADER),
+        offset: long(message, HEADER + 8),
+        rings: counts as u16,
+        descriptors: (counts >> 16) as u16,
+    }
 }
 
 /// One peer.
 pub(super) struct Connection {
     stream: UnixStream,
-    handler: BackendReqHandler<Mutex<Device>>,
-    device: Arc<Mutex<Device>>,
+    handler: Handler,
 }
 
 impl Connection {
     /// On a connected socket.
     pub(super) fn new(stream: UnixStream, device: Device) -> std::io::Result<Connection> {
-        // Whole messages only are read, so nothing waits; the crate expects a socket that would.
+        // Whole messages only are read, so nothing waits; the handler expects a socket that would.
         stream.set_nonblocking(false)?;
-        let device = Arc::new(Mutex::new(device));
-        let handler = BackendReqHandler::from_stream(stream.try_clone()?, device.clone());
-        Ok(Connection { stream, handler, device })
+        let handler = Handler::new(stream.try_clone()?, device);
+        Ok(Connection { stream, handler })
     }
 
     /// Handles the next message, if a whole one is there; false when not.
@@ -129,60 +134,57 @@ impl Connection {
         }
         match (word(0), size as usize) {
             (SET_VRING_ENABLE, 8) => self.enable(word(4))?,
-            (GET_INFLIGHT_FD, size @ (INFLIGHT | INFLIGHT_PADDED)) if self.keeps_inflight() => {
+            (GET_INFLIGHT_FD, size @ (INFLIGHT | INFLIGHT_PADDED)) if self.handler.keeps_inflight() => {
                 self.make_inflight(size)?;
             }
-            (SET_INFLIGHT_FD, size @ (INFLIGHT | INFLIGHT_PADDED)) if self.keeps_inflight() => {
+            (SET_INFLIGHT_FD, size @ (INFLIGHT | INFLIGHT_PADDED)) if self.handler.keeps_inflight() => {
                 self.take_inflight(word(4), size)?;
             }
             (SET_MEM_TABLE, size) if has_spare_places(size, word(HEADER)) => self.table(word(4), size)?,
-            _ => self.handler.handle_request()?,
+            _ => self.handler.handle()?,
         }
         Ok(true)
     }
 
-    /// SET_VRING_ENABLE, in place of the crate: that refuses it until SET_FEATURES has named the protocol features, but
+    /// SET_VRING_ENABLE, in place of the handler: that refuses it until SET_FEATURES has named the protocol features, but
     /// QEMU's network card enables its first pair when it is made, long before a driver chooses features.
     fn enable(&mut self, flags: u32) -> Result<(), Ended> {
         let (message, _) = self.receive(8)?;
         let (index, num) = (word(&message, HEADER), word(&message, HEADER + 4));
         if num > 1 {
-            return Err(Error::InvalidMessage.into());
+            return Err(Fault::Message.into());
         }
         let outcome = self.with_device(|device| device.set_vring_enable(index, num == 1));
         self.acknowledge(SET_VRING_ENABLE, flags, outcome)
     }
 
-    /// SET_MEM_TABLE with more places than regions, in place of the crate: that wants the message to end with the last
+    /// SET_MEM_TABLE with more places than regions, in place of the handler: that wants the message to end with the last
     /// region, but user-mode Linux sends its two places always, and uses one.
     fn table(&mut self, flags: u32, size: usize) -> Result<(), Ended> {
         let (message, files) = self.receive(size)?;
         let count = word(&message, HEADER) as usize;
         let regions = message.get(HEADER + TABLE_HEAD..).unwrap_or(&[]).chunks_exact(TABLE_REGION).take(count);
-        let region = |b: &[u8]| VhostUserMemoryRegion::new(long(b, 0), long(b, 8), long(b, 16), long(b, 24));
-        let regions: Vec<VhostUserMemoryRegion> = regions.map(region).collect();
+        let region =
+            |b: &[u8]| MemoryRegion { guest: long(b, 0), size: long(b, 8), user: long(b, 16), offset: long(b, 24) };
+        let regions: Vec<MemoryRegion> = regions.map(region).collect();
         if regions.len() != count || files.len() != count {
-            return Err(Error::InvalidMessage.into());
+            return Err(Fault::Message.into());
         }
-        let outcome = self.with_device(|device| device.set_mem_table(&regions, files, None)).map(drop);
+        let outcome = self.with_device(|device| device.set_memory(&regions, &files));
         self.acknowledge(SET_MEM_TABLE, flags, outcome)
     }
 
-    fn keeps_inflight(&self) -> bool {
-        self.with_device(|device| device.keeps_inflight())
-    }
-
-    /// GET_INFLIGHT_FD, in place of the crate: that sends the description with its padding, which holds what our stack
+    /// GET_INFLIGHT_FD, in place of the handler: that sends the description with its padding, which holds what our stack
     /// held, and knows no VMM that leaves the padding out.
     fn make_inflight(&mut self, size: usize) -> Result<(), Ended> {
         let (message, files) = self.receive(size)?;
         if !files.is_empty() {
-            return Err(Error::InvalidMessage.into());
+            return Err(Fault::Message.into());
         }
-        let (made, file) = self.with_device(|device| device.get_inflight_fd(&inflight(&message)))?;
+        let (made, file) = self.with_device(|device| device.make_inflight(&inflight(&message)))?;
         let mut answer = [GET_INFLIGHT_FD, REPLY, size as u32].map(u32::to_le_bytes).concat();
-        answer.extend(made.mmap_size.to_le_bytes().iter().chain(&made.mmap_offset.to_le_bytes()));
-        answer.extend(made.num_queues.to_le_bytes().iter().chain(&made.queue_size.to_le_bytes()));
+        answer.extend(made.size.to_le_bytes().iter().chain(&made.offset.to_le_bytes()));
+        answer.extend(made.rings.to_le_bytes().iter().chain(&made.descriptors.to_le_bytes()));
         answer.resize(HEADER + size, 0);
         let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
         let mut control = SendAncillaryBuffer::new(&mut space);
@@ -196,8 +198,8 @@ impl Connection {
     /// SET_INFLIGHT_FD likewise.
     fn take_inflight(&mut self, flags: u32, size: usize) -> Result<(), Ended> {
         let (message, files) = self.receive(size)?;
-        let [file]: [File; 1] = files.try_into().map_err(|_| Error::IncorrectFds)?;
-        let outcome = self.with_device(|device| device.set_inflight_fd(&inflight(&message), file));
+        let [file]: [File; 1] = files.try_into().map_err(|_| Fault::Descriptors)?;
+        let outcome = self.with_device(|device| device.take_inflight(&inflight(&message), &file));
         self.acknowledge(SET_INFLIGHT_FD, flags, outcome)
     }
 
@@ -225,8 +227,8 @@ impl Connection {
     }
 
     /// The answer to a request that has been carried out, or not, if there is to be one. Room for it was seen to.
-    fn acknowledge(&self, request: u32, flags: u32, outcome: vhost::vhost_user::Result<()>) -> Result<(), Ended> {
-        if flags & NEED_REPLY != 0 && self.with_device(|device| device.acknowledges()) {
+    fn acknowledge(&self, request: u32, flags: u32, outcome: Result<(), Fault>) -> Result<(), Ended> {
+        if flags & NEED_REPLY != 0 && self.handler.acknowledges() {
             let head = [request, REPLY, 8, u32::from(outcome.is_err()), 0];
             let answer: Vec<u8> = head.iter().flat_map(|word| word.to_le_bytes()).collect();
             rustix::net::send(&self.stream, &answer, SendFlags::DONTWAIT | SendFlags::NOSIGNAL)?;
@@ -251,7 +253,7 @@ impl Connection {
 
     /// Works with the card's control half.
     pub(super) fn with_device<T>(&self, work: impl FnOnce(&mut Device) -> T) -> T {
-        work(&mut self.device.lock().unwrap_or_else(PoisonError::into_inner))
+        self.handler.with_device(work)
     }
 }
 

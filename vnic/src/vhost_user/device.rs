@@ -6,17 +6,12 @@ use std::sync::atomic::Ordering;
 
 use dataplane::{Egress, Grace, Ingress, PortState};
 use sharedmem::MemTable;
-use vhost::vhost_user::message::{
-    VhostTransferStateDirection, VhostTransferStatePhase, VhostUserConfigFlags, VhostUserInflight, VhostUserLog,
-    VhostUserMemoryRegion, VhostUserProtocolFeatures, VhostUserShMemConfig, VhostUserSharedMsg,
-    VhostUserSingleMemoryRegion, VhostUserVringAddrFlags, VhostUserVringState,
-};
-use vhost::vhost_user::{Backend, Error, GpuBackend, Result, VhostUserBackendReqHandlerMut};
 use wire::Mac;
 
 use super::control::Control;
-use super::inflight::{InflightMemory, Refused};
-use super::memory::span;
+use super::fault::Fault;
+use super::inflight::{Description, InflightMemory, Refused};
+use super::memory::{MemoryRegion, span};
 use super::vring::{Vring, quiet};
 use crate::irq::{Interrupts, IrqKind};
 use crate::virtio::{Card, MAX_PAIRS, RxPath, TxQueue, features};
@@ -44,12 +39,6 @@ pub(super) struct Device {
     pub(super) setup: Arc<CardSetup>,
     pub(super) card: Arc<Card>,
     pub(super) features: u64,
-    /// The peer may ask for an answer to any message.
-    acknowledges: bool,
-    /// The peer may ask for inflight memory and hand it back.
-    keeps_inflight: bool,
-    /// The channel for requests of ours, held for the peer's sake: user-mode Linux has no interrupts without.
-    requests: Option<Backend>,
     pub(super) table: Arc<MemTable>,
     /// Of the pairs, and the control queue.
     pub(super) vrings: [Vring; MAX_PAIRS * 2 + 1],
@@ -84,25 +73,14 @@ impl Device {
     pub(super) fn new(setup: Arc<CardSetup>, card: Arc<Card>) -> Device {
         let table = Arc::new(MemTable::new());
         let (vrings, control) = (Default::default(), Control::new(&setup));
-        Device {
-            setup,
-            card,
-            features: 0,
-            acknowledges: false,
-            keeps_inflight: false,
-            requests: None,
-            table,
-            vrings,
-            control,
-            inflight: None,
-        }
+        Device { setup, card, features: 0, table, vrings, control, inflight: None }
     }
 
     /// The VMM has gone: workers let go of its memory before this returns.
     pub(super) fn stop(&mut self) {
         self.vrings = Default::default();
         self.features = 0;
-        (self.requests, self.inflight) = (None, None);
+        self.inflight = None;
         self.control = Control::new(&self.setup);
         self.table = Arc::new(MemTable::new());
         for (index, kick) in self.card.kicks.iter().enumerate() {
@@ -115,20 +93,15 @@ impl Device {
         self.rebuild();
     }
 
-    /// True when answers to any message were agreed on.
-    pub(super) fn acknowledges(&self) -> bool {
-        self.acknowledges
+    /// Queue pairs the card has.
+    pub(super) fn pairs(&self) -> usize {
+        self.setup.pairs
     }
 
-    /// True when inflight memory was agreed on.
-    pub(super) fn keeps_inflight(&self) -> bool {
-        self.keeps_inflight
-    }
-
-    fn vring(&mut self, index: u32) -> Result<&mut Vring> {
+    fn vring(&mut self, index: u32) -> Result<&mut Vring, Fault> {
         let (index, pairs) = (index as usize, self.setup.pairs);
         let there = index < pairs * 2 || features::control_queue(self.features, pairs) == Some(index);
-        self.vrings.get_mut(index).filter(|_| there).ok_or(Error::InvalidParam)
+        self.vrings.get_mut(index).filter(|_| there).ok_or(Fault::Parameters)
     }
 
     fn is_control(&self, index: u32) -> bool {
@@ -147,9 +120,9 @@ impl Device {
         }
     }
 
-    fn refuse_inflight(&self, why: &Refused) -> Error {
+    fn refuse_inflight(&self, why: &Refused) -> Fault {
         tracing::warn!("vNIC {}: inflight memory was refused: {why}", self.setup.name);
-        Error::InvalidParam
+        Fault::Parameters
     }
 
     fn set_table(&mut self, table: MemTable) {
@@ -158,34 +131,27 @@ impl Device {
     }
 }
 
-const UNSUPPORTED: Error = Error::InvalidOperation("not offered");
-
-impl VhostUserBackendReqHandlerMut for Device {
-    fn set_owner(&mut self) -> Result<()> {
-        Ok(())
-    }
-
-    fn reset_owner(&mut self) -> Result<()> {
-        self.reset_device()
-    }
-
-    fn reset_device(&mut self) -> Result<()> {
+/// What the VMM says, message by message.
+impl Device {
+    /// Back to what it was before the driver, in all but the guest's memory.
+    pub(super) fn reset(&mut self) {
         let packed = self.packed();
         self.vrings = Default::default();
         self.features = 0;
         self.control = Control::new(&self.setup);
         self.rebuild();
         (0..self.vrings.len()).for_each(|index| self.stopped(index, packed));
-        Ok(())
     }
 
-    fn get_features(&mut self) -> Result<u64> {
-        Ok(features::offered(self.setup.pairs))
+    /// The features the driver may choose from.
+    pub(super) fn offered(&self) -> u64 {
+        features::offered(self.setup.pairs)
     }
 
-    fn set_features(&mut self, accepted: u64) -> Result<()> {
-        if accepted & !features::offered(self.setup.pairs) != 0 {
-            return Err(Error::InvalidParam);
+    /// What the driver chose of them.
+    pub(super) fn set_features(&mut self, accepted: u64) -> Result<(), Fault> {
+        if accepted & !self.offered() != 0 {
+            return Err(Fault::Parameters);
         }
         if accepted != self.features {
             self.features = accepted;
@@ -195,81 +161,48 @@ impl VhostUserBackendReqHandlerMut for Device {
         Ok(())
     }
 
-    fn get_protocol_features(&mut self) -> Result<VhostUserProtocolFeatures> {
-        let mut offered = VhostUserProtocolFeatures::CONFIG
-            | VhostUserProtocolFeatures::REPLY_ACK
-            | VhostUserProtocolFeatures::RESET_DEVICE
-            | VhostUserProtocolFeatures::BACKEND_REQ
-            | VhostUserProtocolFeatures::INFLIGHT_SHMFD
-            | VhostUserProtocolFeatures::CONFIGURE_MEM_SLOTS;
-        offered.set(VhostUserProtocolFeatures::MQ, self.setup.pairs > 1);
-        Ok(offered)
-    }
-
-    fn set_protocol_features(&mut self, accepted: u64) -> Result<()> {
-        self.acknowledges = accepted & VhostUserProtocolFeatures::REPLY_ACK.bits() != 0;
-        self.keeps_inflight = accepted & VhostUserProtocolFeatures::INFLIGHT_SHMFD.bits() != 0;
-        Ok(())
-    }
-
-    fn set_mem_table(
-        &mut self,
-        regions: &[VhostUserMemoryRegion],
-        files: Vec<File>,
-        _postcopy: Option<bool>,
-    ) -> Result<Option<Vec<u64>>> {
+    /// All of the guest's memory, a file for each region.
+    pub(super) fn set_memory(&mut self, regions: &[MemoryRegion], files: &[File]) -> Result<(), Fault> {
         let mut table = MemTable::new();
-        for (region, file) in regions.iter().zip(&files) {
-            table = table.with(span(&self.setup.name, region, file)?).map_err(|_| Error::InvalidParam)?;
+        for (region, file) in regions.iter().zip(files) {
+            table = table.with(span(&self.setup.name, region, file)?).map_err(|_| Fault::Parameters)?;
         }
         self.set_table(table);
-        Ok(None)
-    }
-
-    fn get_max_mem_slots(&mut self) -> Result<u64> {
-        Ok(sharedmem::MAX_SPANS as u64)
-    }
-
-    fn add_mem_region(
-        &mut self,
-        region: &VhostUserSingleMemoryRegion,
-        file: File,
-        _postcopy: Option<bool>,
-    ) -> Result<Option<u64>> {
-        let table = self.table.with(span(&self.setup.name, region, &file)?).map_err(|_| Error::InvalidParam)?;
-        self.set_table(table);
-        Ok(None)
-    }
-
-    fn remove_mem_region(&mut self, region: &VhostUserSingleMemoryRegion) -> Result<()> {
-        let table = self.table.without(region.guest_phys_addr, region.user_addr, region.memory_size);
-        self.set_table(table.map_err(|_| Error::InvalidParam)?);
         Ok(())
     }
 
-    fn set_vring_num(&mut self, index: u32, num: u32) -> Result<()> {
-        let size = u16::try_from(num).ok().filter(|n| n.is_power_of_two()).ok_or(Error::InvalidParam)?;
+    /// One region more.
+    pub(super) fn add_memory(&mut self, region: &MemoryRegion, file: &File) -> Result<(), Fault> {
+        let table = self.table.with(span(&self.setup.name, region, file)?).map_err(|_| Fault::Parameters)?;
+        self.set_table(table);
+        Ok(())
+    }
+
+    /// One less.
+    pub(super) fn remove_memory(&mut self, region: &MemoryRegion) -> Result<(), Fault> {
+        let table = self.table.without(region.guest, region.user, region.size);
+        self.set_table(table.map_err(|_| Fault::Parameters)?);
+        Ok(())
+    }
+
+    /// The number of a ring's descriptors.
+    pub(super) fn set_vring_size(&mut self, index: u32, num: u32) -> Result<(), Fault> {
+        let size = u16::try_from(num).ok().filter(|n| n.is_power_of_two()).ok_or(Fault::Parameters)?;
         self.vring(index)?.size = size;
         Ok(())
     }
 
-    fn set_vring_addr(
-        &mut self,
-        index: u32,
-        _flags: VhostUserVringAddrFlags,
-        descriptor: u64,
-        used: u64,
-        available: u64,
-        _log: u64,
-    ) -> Result<()> {
-        self.vring(index)?.places = Some([descriptor, available, used]);
+    /// Where a ring's descriptors, driver area and device area are.
+    pub(super) fn set_vring_places(&mut self, index: u32, places: [u64; 3]) -> Result<(), Fault> {
+        self.vring(index)?.places = Some(places);
         self.rebuild();
         Ok(())
     }
 
-    fn set_vring_base(&mut self, index: u32, base: u32) -> Result<()> {
+    /// Where a ring goes on.
+    pub(super) fn set_vring_base(&mut self, index: u32, base: u32) -> Result<(), Fault> {
         // The upper half is where a packed ring's used entries go on: where the available ones do, for us.
-        let base = if self.packed() { base as u16 } else { u16::try_from(base).map_err(|_| Error::InvalidParam)? };
+        let base = if self.packed() { base as u16 } else { u16::try_from(base).map_err(|_| Fault::Parameters)? };
         if self.is_control(index) {
             self.control.forget_position();
         }
@@ -283,7 +216,7 @@ impl VhostUserBackendReqHandlerMut for Device {
     }
 
     /// Stops the ring, and tells where the next driver or switch is to go on.
-    fn get_vring_base(&mut self, index: u32) -> Result<VhostUserVringState> {
+    pub(super) fn stop_vring(&mut self, index: u32) -> Result<u32, Fault> {
         self.vring(index)?.started = false;
         let control = if self.is_control(index) { self.control.take_position() } else { None };
         self.rebuild();
@@ -297,14 +230,15 @@ impl VhostUserBackendReqHandlerMut for Device {
         let (base, told) = vring.told(next, packed);
         vring.base = base;
         self.stopped(index as usize, packed);
-        Ok(VhostUserVringState::new(index, told))
+        Ok(told)
     }
 
-    fn set_vring_kick(&mut self, index: u8, fd: Option<File>) -> Result<()> {
+    /// The descriptor by which the driver signals; the ring runs from now on.
+    pub(super) fn set_vring_kick(&mut self, index: u8, fd: Option<File>) -> Result<(), Fault> {
         self.vring(index.into())?.started = true;
         if self.is_control(index.into()) {
             if !self.control.set_kick(fd.map(quiet)) {
-                return Err(Error::InvalidParam);
+                return Err(Fault::Parameters);
             }
         } else if index % 2 == 1
             && let Some(kick) = self.card.kicks.get(usize::from(index / 2))
@@ -315,7 +249,8 @@ impl VhostUserBackendReqHandlerMut for Device {
         Ok(())
     }
 
-    fn set_vring_call(&mut self, index: u8, fd: Option<File>) -> Result<()> {
+    /// The descriptor by which the driver is signalled.
+    pub(super) fn set_vring_call(&mut self, index: u8, fd: Option<File>) -> Result<(), Fault> {
         self.vring(index.into())?;
         self.setup.interrupts.set(IrqKind::Msix, usize::from(index), fd.map(quiet));
         // A driver may have asked before there was anything to tell it by.
@@ -323,77 +258,41 @@ impl VhostUserBackendReqHandlerMut for Device {
         Ok(())
     }
 
-    fn set_vring_err(&mut self, index: u8, fd: Option<File>) -> Result<()> {
+    /// The descriptor by which the VMM hears that a ring is broken.
+    pub(super) fn set_vring_err(&mut self, index: u8, fd: Option<File>) -> Result<(), Fault> {
         self.vring(index.into())?;
         self.card.errors.set(IrqKind::Msix, index.into(), fd.map(quiet));
         Ok(())
     }
 
-    fn get_queue_num(&mut self) -> Result<u64> {
-        Ok(self.setup.pairs as u64)
-    }
-
-    fn set_vring_enable(&mut self, index: u32, enable: bool) -> Result<()> {
+    /// The driver wants the ring served, or not.
+    pub(super) fn set_vring_enable(&mut self, index: u32, enable: bool) -> Result<(), Fault> {
         self.vring(index)?.enabled = enable;
         self.rebuild();
         Ok(())
     }
 
-    fn get_config(&mut self, offset: u32, size: u32, _flags: VhostUserConfigFlags) -> Result<Vec<u8>> {
+    /// Bytes of the configuration space.
+    pub(super) fn config(&self, offset: u32, size: u32) -> Vec<u8> {
         // What lies beyond the fields we have reads as zero: drivers ask for the newest layout they know.
         let setup = &self.setup;
         let config = features::config_space(setup.mac, setup.state.link_up(), setup.pairs, setup.mtu);
         let byte = |at: u32| config.get(at as usize).copied().unwrap_or(0);
-        Ok((offset..offset.saturating_add(size)).map(byte).collect())
+        (offset..offset.saturating_add(size)).map(byte).collect()
     }
 
-    fn set_config(&mut self, _offset: u32, _buf: &[u8], _flags: VhostUserConfigFlags) -> Result<()> {
-        Err(UNSUPPORTED)
-    }
-
-    fn set_backend_req_fd(&mut self, channel: Backend) {
-        self.requests = Some(channel);
-    }
-
-    fn set_gpu_socket(&mut self, _gpu: GpuBackend) -> Result<()> {
-        Err(UNSUPPORTED)
-    }
-
-    fn get_shared_object(&mut self, _uuid: VhostUserSharedMsg) -> Result<File> {
-        Err(UNSUPPORTED)
-    }
-
-    fn get_inflight_fd(&mut self, wanted: &VhostUserInflight) -> Result<(VhostUserInflight, File)> {
+    /// New inflight memory, for the VMM to keep.
+    pub(super) fn make_inflight(&self, wanted: &Description) -> Result<(Description, File), Fault> {
         InflightMemory::make(wanted, self.rings(), self.packed()).map_err(|why| self.refuse_inflight(&why))
     }
 
-    fn set_inflight_fd(&mut self, told: &VhostUserInflight, file: File) -> Result<()> {
+    /// Inflight memory that the VMM kept, or has from us.
+    pub(super) fn take_inflight(&mut self, told: &Description, file: &File) -> Result<(), Fault> {
         if self.vrings.iter().any(|vring| vring.started) {
             return Err(self.refuse_inflight(&Refused::Running));
         }
-        let memory = InflightMemory::take(told, &file, self.rings(), self.packed());
+        let memory = InflightMemory::take(told, file, self.rings(), self.packed());
         self.inflight = Some(memory.map_err(|why| self.refuse_inflight(&why))?);
         Ok(())
-    }
-
-    fn set_device_state_fd(
-        &mut self,
-        _direction: VhostTransferStateDirection,
-        _phase: VhostTransferStatePhase,
-        _fd: File,
-    ) -> Result<Option<File>> {
-        Err(UNSUPPORTED)
-    }
-
-    fn check_device_state(&mut self) -> Result<()> {
-        Err(UNSUPPORTED)
-    }
-
-    fn get_shmem_config(&mut self) -> Result<VhostUserShMemConfig> {
-        Err(UNSUPPORTED)
-    }
-
-    fn set_log_base(&mut self, _log: &VhostUserLog, _file: File) -> Result<()> {
-        Err(UNSUPPORTED)
     }
 }

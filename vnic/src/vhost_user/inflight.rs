@@ -13,12 +13,24 @@ use std::sync::Arc;
 use rustix::fs::{MemfdFlags, SealFlags, fcntl_add_seals, ftruncate, memfd_create};
 use rustix::io::Errno;
 use sharedmem::{Inflight, MAX_VIRTQ, Region, inflight_bytes};
-use vhost::vhost_user::message::VhostUserInflight;
 
 use crate::tenant::{self, Unfit};
 
 /// What a mapping may begin at, whatever the file's pages are; huge ones are no business of this memory.
 const PAGE: u64 = 4096;
+
+/// Inflight memory as messages describe it.
+#[derive(Clone, Copy)]
+pub(super) struct Description {
+    /// Bytes of it; of no meaning when it is asked for.
+    pub(super) size: u64,
+    /// Where it begins in its file.
+    pub(super) offset: u64,
+    /// Rings it is for.
+    pub(super) rings: u16,
+    /// Descriptors of each.
+    pub(super) descriptors: u16,
+}
 
 /// Why memory is not made or not taken; words for the log.
 #[derive(Debug, thiserror::Error)]
@@ -55,41 +67,32 @@ pub(super) struct InflightMemory {
 
 impl InflightMemory {
     /// New memory for the rings of `wanted`, of which the card has `rings`; and how it is to be handed back.
-    pub(super) fn make(
-        wanted: &VhostUserInflight,
-        rings: u16,
-        packed: bool,
-    ) -> Result<(VhostUserInflight, File), Refused> {
+    pub(super) fn make(wanted: &Description, rings: u16, packed: bool) -> Result<(Description, File), Refused> {
         let len = needed(wanted, rings, packed)?;
         let fd = memfd_create("vswitch-inflight", MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING)?;
         ftruncate(&fd, len)?;
         fcntl_add_seals(&fd, SealFlags::SHRINK | SealFlags::GROW | SealFlags::SEAL)?;
-        Ok((VhostUserInflight::new(len, 0, wanted.num_queues, wanted.queue_size), File::from(fd)))
+        Ok((Description { size: len, offset: 0, ..*wanted }, File::from(fd)))
     }
 
     /// Memory as the VMM hands it back. It need not be what we made: another kind of file is as good if workers may touch
     /// it, and should it shrink, only what is in it is lost ([`sharedmem::fault`]).
-    pub(super) fn take(
-        told: &VhostUserInflight,
-        file: &File,
-        rings: u16,
-        packed: bool,
-    ) -> Result<InflightMemory, Refused> {
+    pub(super) fn take(told: &Description, file: &File, rings: u16, packed: bool) -> Result<InflightMemory, Refused> {
         let len = needed(told, rings, packed)?;
-        if told.mmap_size < len {
-            return Err(Refused::Length(told.mmap_size, len));
+        if told.size < len {
+            return Err(Refused::Length(told.size, len));
         }
         tenant::check(file)?;
         let there = rustix::fs::fstat(file)?.st_size.max(0) as u64;
-        let rest = there.saturating_sub(told.mmap_offset);
+        let rest = there.saturating_sub(told.offset);
         if rest < len {
             return Err(Refused::Length(rest, len));
         }
-        if !told.mmap_offset.is_multiple_of(PAGE) {
-            return Err(Refused::Offset(told.mmap_offset));
+        if !told.offset.is_multiple_of(PAGE) {
+            return Err(Refused::Offset(told.offset));
         }
-        let region = Region::map(file.as_fd(), told.mmap_offset, len as usize, true)?;
-        Ok(InflightMemory { region, rings: told.num_queues, size: told.queue_size })
+        let region = Region::map(file.as_fd(), told.offset, len as usize, true)?;
+        Ok(InflightMemory { region, rings: told.rings, size: told.descriptors })
     }
 
     /// The part of ring `index`; `None` when there is none, or the features that were chosen since made rings of a kind
@@ -101,12 +104,12 @@ impl InflightMemory {
 }
 
 /// Bytes for the rings of `told`, of which the card has `rings`.
-fn needed(told: &VhostUserInflight, rings: u16, packed: bool) -> Result<u64, Refused> {
-    if told.num_queues == 0 || told.num_queues > rings {
-        return Err(Refused::Rings(told.num_queues, rings));
+fn needed(told: &Description, rings: u16, packed: bool) -> Result<u64, Refused> {
+    if told.rings == 0 || told.rings > rings {
+        return Err(Refused::Rings(told.rings, rings));
     }
-    if told.queue_size == 0 || told.queue_size > MAX_VIRTQ {
-        return Err(Refused::Size(told.queue_size));
+    if told.descriptors == 0 || told.descriptors > MAX_VIRTQ {
+        return Err(Refused::Size(told.descriptors));
     }
-    Ok(u64::from(told.num_queues) * inflight_bytes(told.queue_size, packed) as u64)
+    Ok(u64::from(told.rings) * inflight_bytes(told.descriptors, packed) as u64)
 }
