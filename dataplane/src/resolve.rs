@@ -50,13 +50,16 @@ pub(crate) fn owner_takes(to: &PortEntry, vnic: &VnicRole, dst: Mac, domain: Tag
     }
 }
 
-/// The same for a frame to somebody behind the port: its card's own address does not matter.
+/// The same for a frame to somebody behind the port: its card's own address does not matter. A promiscuous guest takes
+/// what its VLAN filter does not, here as above: else it would get as a copy for a tap what it had just refused.
 #[inline]
 pub(crate) fn passes_on(to: &PortEntry, vnic: &VnicRole, domain: Tag) -> Result<Option<Tag>, DropReason> {
+    let filter = to.state.unicast();
+    let all = filter.promiscuous() && vnic.policy.security.promiscuous;
     let tag = vnic.policy.egress_tag(domain);
-    if !to.state.unicast().started() {
+    if !filter.started() {
         Err(DropReason::NotConnected)
-    } else if !wants_tag(to, tag) {
+    } else if !all && !wants_tag(to, tag) {
         Err(DropReason::Filtered)
     } else {
         Ok(tag)
