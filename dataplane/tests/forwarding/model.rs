@@ -6,6 +6,7 @@ use portgroups::VlanMode;
 use wire::{Mac, Tag};
 
 use crate::frames::{Ends, Kind, Shape};
+use crate::learnt::Learnt;
 use crate::spec::{SendBy, SwitchSpec, VnicSpec};
 
 /// What becomes of a frame at one port that it was handed to.
@@ -17,20 +18,39 @@ pub enum Fate {
     Refuses(DropReason),
 }
 
-/// Ports by index: the vNICs, then the uplinks.
-pub struct Model<'s>(pub &'s SwitchSpec);
+/// Who has an address, as far as the switch knows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Owner {
+    /// It is the port's own.
+    Own(usize),
+    /// The port was heard to send from it.
+    Behind(usize),
+    /// Nobody: it may be outside, or behind any port that learns.
+    Unknown,
+}
 
-impl Model<'_> {
-    fn vnic(&self, port: usize) -> Option<&VnicSpec> {
-        self.0.vnics.get(port)
+/// Ports by index: the vNICs, then the uplinks.
+pub struct Model<'s> {
+    spec: &'s SwitchSpec,
+    /// What the ports that learn have taught so far.
+    pub learnt: Learnt,
+}
+
+impl<'s> Model<'s> {
+    pub fn new(spec: &'s SwitchSpec) -> Model<'s> {
+        Model { spec, learnt: Learnt::default() }
+    }
+
+    fn vnic(&self, port: usize) -> Option<&'s VnicSpec> {
+        self.spec.vnics.get(port)
     }
 
     fn ports(&self) -> usize {
-        self.0.vnics.len() + self.0.uplinks.len()
+        self.spec.vnics.len() + self.spec.uplinks.len()
     }
 
     fn is(&self, port: usize, name: &str) -> bool {
-        port >= self.0.vnics.len() && self.0.uplinks[port - self.0.vnics.len()].name == name
+        port >= self.spec.vnics.len() && self.spec.uplinks[port - self.spec.vnics.len()].name == name
     }
 
     fn is_one_of(&self, port: usize, names: &[String]) -> bool {
@@ -63,12 +83,14 @@ impl Model<'_> {
             Kind::Plain(ethertype) if frame.inner.is_none() => Some(ethertype),
             _ => None,
         };
-        self.vnic(from).is_none() && ethertype.is_some() && ethertype == self.0.beacon
+        self.vnic(from).is_none() && ethertype.is_some() && ethertype == self.spec.beacon
     }
 
-    /// What every port gets of `frame`, sent in by `from`; or why the frame is dropped there.
-    pub fn forward(&self, from: usize, frame: &Shape) -> Result<Vec<(usize, Fate)>, DropReason> {
+    /// What every port gets of `frame`, sent in by `from`; or why the frame is dropped there. What it teaches, those
+    /// after it know.
+    pub fn forward(&mut self, from: usize, frame: &Shape) -> Result<Vec<(usize, Fate)>, DropReason> {
         let domain = self.admit(from, frame)?;
+        self.learn(from, frame.src, domain.vid());
         let fates: Vec<(usize, Fate)> =
             (0..self.ports()).filter_map(|p| Some((p, self.fate(p, from, frame, domain)?))).collect();
         if fates.is_empty() { Err(self.reason_of_nothing(from, frame.dst, domain)) } else { Ok(fates) }
@@ -80,7 +102,7 @@ impl Model<'_> {
         match vnic {
             None if self.is_beacon(from, frame) => return Err(DropReason::Beacon),
             Some(v) if !v.link => return Err(DropReason::PortBlocked),
-            None if !self.0.uplinks[from - self.0.vnics.len()].used => return Err(DropReason::UplinkUnused),
+            None if !self.spec.uplinks[from - self.spec.vnics.len()].used => return Err(DropReason::UplinkUnused),
             _ => {}
         }
         let whole = frame.untagged().len();
@@ -88,7 +110,7 @@ impl Model<'_> {
             Kind::Tcp { mss: Some(mss), .. } => whole.min(whole - frame.payload + usize::from(mss)),
             _ => whole,
         };
-        if longest > usize::from(self.0.mtu) + 14 {
+        if longest > usize::from(self.spec.mtu) + 14 {
             return Err(DropReason::Oversize);
         }
         let tag = frame.tag.unwrap_or_default();
@@ -111,8 +133,18 @@ impl Model<'_> {
                     _ => Ok(domain),
                 }
             }
-            None if self.owner(domain.vid(), frame.src).is_some() => Err(DropReason::Reflected),
+            None if self.owner(domain.vid(), frame.src) != Owner::Unknown => Err(DropReason::Reflected),
             None => Ok(domain),
+        }
+    }
+
+    /// An admitted frame's source is behind its port, if that learns: the address of one station, which no vNIC has by
+    /// right.
+    fn learn(&mut self, from: usize, src: Mac, vid: u16) {
+        let learns = self.vnic(from).is_some_and(|v| v.mac_learning);
+        let station = !src.is_group() && src != Mac([0; 6]);
+        if learns && station && self.assigned(vid, src).is_none() {
+            self.learnt.note(vid, src, from);
         }
     }
 
@@ -124,9 +156,17 @@ impl Model<'_> {
         }
     }
 
-    /// The port that has `mac` in VLAN `vid`: who was assigned it, else the first that chose it.
-    fn owner(&self, vid: u16, mac: Mac) -> Option<usize> {
-        let members = || self.0.vnics.iter().enumerate().filter(|(_, v)| self.member(v, vid));
+    fn owner(&self, vid: u16, mac: Mac) -> Owner {
+        match (self.assigned(vid, mac), self.learnt.port(vid, mac)) {
+            (Some(port), _) => Owner::Own(port),
+            (None, Some(port)) => Owner::Behind(port),
+            (None, None) => Owner::Unknown,
+        }
+    }
+
+    /// The port that has `mac` in VLAN `vid` by right: who was assigned it, else the first that chose it.
+    fn assigned(&self, vid: u16, mac: Mac) -> Option<usize> {
+        let members = || self.spec.vnics.iter().enumerate().filter(|(_, v)| self.member(v, vid));
         let assigned = members().find(|(_, v)| v.mac == mac);
         assigned.or_else(|| members().find(|(_, v)| v.chosen() == Some(mac))).map(|(index, _)| index)
     }
@@ -136,33 +176,60 @@ impl Model<'_> {
             return None;
         }
         let dst = frame.dst;
+        let owner = self.owner(domain.vid(), dst);
         let Some(vnic) = self.vnic(port) else {
             let sender = self.vnic(from)?;
-            let outside = dst.is_group() || self.owner(domain.vid(), dst).is_none();
+            let outside = dst.is_group() || owner == Owner::Unknown;
             let wire = (domain.vid() != 0).then_some(domain);
             return (outside && self.sends_by(sender, port, frame)).then_some(Fate::Gets(wire));
         };
         if !self.member(vnic, domain.vid()) {
             return None;
         }
-        let owns = !dst.is_group() && self.owner(domain.vid(), dst) == Some(port);
-        let addressed = owns && self.takes_unicast_from(vnic, from);
-        if let Some(reason) = self.closed(vnic) {
-            return addressed.then_some(Fate::Refuses(reason));
-        }
         let sees = matches!(vnic.vlan, VlanMode::Vgt(_)) && domain.vid() != 0;
         let tag = sees.then_some(domain);
-        let wants = self.wants(vnic, dst, tag);
-        let tap = vnic.promiscuous && vnic.filter.promiscuous;
-        let by_its_uplink = self.vnic(from).is_some() || self.is_one_of(from, &vnic.group());
-        let gets = match addressed {
-            true => wants || tap,
-            // A group frame, or a copy for a tap.
-            false => by_its_uplink && (dst.is_group() && wants || tap),
+        let comes_in = self.takes_unicast_from(vnic, from);
+        let tap = vnic.promiscuous && vnic.filter.promiscuous && self.by_its_uplink(vnic, from);
+        let offered = match owner {
+            _ if dst.is_group() || !comes_in => None,
+            Owner::Own(own) => (own == port).then(|| self.to_owner(vnic, dst, tag)),
+            Owner::Behind(at) => (at == port).then(|| self.passes_on(vnic, tag)),
+            Owner::Unknown => vnic.mac_learning.then(|| self.passes_on(vnic, tag)),
         };
-        match gets {
-            true => Some(self.at_the_ring(vnic, tag)),
-            false => addressed.then_some(Fate::Refuses(DropReason::Filtered)),
+        match offered {
+            Some(fate) => Some(fate),
+            // A group frame, or a copy for a tap.
+            None if self.closed(vnic).is_some() => None,
+            None if tap => Some(self.at_the_ring(vnic, tag)),
+            None => {
+                let gets = dst.is_group() && self.by_its_uplink(vnic, from) && self.wants(vnic, dst, tag);
+                gets.then(|| self.at_the_ring(vnic, tag))
+            }
+        }
+    }
+
+    /// Group frames come in once per uplink: a port takes those of its own.
+    fn by_its_uplink(&self, vnic: &VnicSpec, from: usize) -> bool {
+        self.vnic(from).is_some() || self.is_one_of(from, &vnic.group())
+    }
+
+    /// To the port whose own address it is.
+    fn to_owner(&self, vnic: &VnicSpec, dst: Mac, tag: Option<Tag>) -> Fate {
+        let all = vnic.promiscuous && vnic.filter.promiscuous;
+        match self.closed(vnic) {
+            Some(reason) => Fate::Refuses(reason),
+            None if all || self.wants(vnic, dst, tag) => self.at_the_ring(vnic, tag),
+            None => Fate::Refuses(DropReason::Filtered),
+        }
+    }
+
+    /// To a port for somebody behind it: the card's own address, and what its filter says of addresses, do not matter.
+    fn passes_on(&self, vnic: &VnicSpec, tag: Option<Tag>) -> Fate {
+        let all = vnic.promiscuous && vnic.filter.promiscuous;
+        match vnic.address() {
+            None => Fate::Refuses(DropReason::NotConnected),
+            Some(_) if all || self.wants_vlan(vnic, tag) => self.at_the_ring(vnic, tag),
+            Some(_) => Fate::Refuses(DropReason::Filtered),
         }
     }
 
@@ -178,16 +245,19 @@ impl Model<'_> {
     /// The receive filter, promiscuous mode aside.
     fn wants(&self, vnic: &VnicSpec, dst: Mac, tag: Option<Tag>) -> bool {
         let f = &vnic.filter;
-        let vlan = match (&f.vlans, tag) {
-            (Some(vlans), Some(tag)) => vlans.contains(&tag.vid()),
-            _ => true,
-        };
         let address = match dst {
             Mac::BROADCAST => f.broadcast,
             _ if dst.is_group() => f.all_multicast || f.groups.contains(&dst),
             _ => f.unicast && vnic.address() == Some(dst),
         };
-        vlan && address
+        address && self.wants_vlan(vnic, tag)
+    }
+
+    fn wants_vlan(&self, vnic: &VnicSpec, tag: Option<Tag>) -> bool {
+        match (&vnic.filter.vlans, tag) {
+            (Some(vlans), Some(tag)) => vlans.contains(&tag.vid()),
+            _ => true,
+        }
     }
 
     fn at_the_ring(&self, vnic: &VnicSpec, tag: Option<Tag>) -> Fate {
@@ -200,14 +270,17 @@ impl Model<'_> {
 
     /// Why a frame that was admitted went to nobody.
     fn reason_of_nothing(&self, from: usize, dst: Mac, domain: Tag) -> DropReason {
-        let members = || self.0.vnics.iter().filter(|v| self.member(v, domain.vid()));
+        let members = || self.spec.vnics.iter().filter(|v| self.member(v, domain.vid()));
+        let owner = self.owner(domain.vid(), dst);
         match self.vnic(from) {
-            // Its own address.
-            Some(_) if !dst.is_group() && self.owner(domain.vid(), dst) == Some(from) => DropReason::NoMatch,
-            Some(_) if self.0.uplinks.is_empty() => DropReason::NoMatch,
+            // For itself, or its own side.
+            Some(_) if !dst.is_group() && matches!(owner, Owner::Own(at) | Owner::Behind(at) if at == from) => {
+                DropReason::NoMatch
+            }
+            Some(_) if self.spec.uplinks.is_empty() => DropReason::NoMatch,
             Some(_) => DropReason::NoUplink,
             // Its owner would have had it, or refused it.
-            None if !dst.is_group() && self.owner(domain.vid(), dst).is_some() => DropReason::UplinkUnused,
+            None if !dst.is_group() && owner != Owner::Unknown => DropReason::UplinkUnused,
             None => {
                 let wanted = members().any(|v| {
                     let sees = matches!(v.vlan, VlanMode::Vgt(_)) && domain.vid() != 0;

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use dataplane::{Caps, HEARD_MAX};
+use dataplane::{Caps, DropReason, HEARD_MAX};
 use portgroups::VlanMode;
 use proptest::collection::vec;
 use proptest::option::weighted;
@@ -16,18 +16,18 @@ use crate::model::{Fate, Model};
 use crate::spec::{FilterSpec, Peer, SendBy, SwitchSpec, UplinkSpec, VnicSpec};
 use crate::switch::Switch;
 
-const GROUPS: [Mac; 2] = [Mac([1, 0, 0x5e, 0, 0, 1]), Mac([0x33, 0x33, 0, 0, 0, 1])];
+pub const GROUPS: [Mac; 2] = [Mac([1, 0, 0x5e, 0, 0, 1]), Mac([0x33, 0x33, 0, 0, 0, 1])];
 const BEACON: u16 = 0x88b5;
 /// Of frames that mean nothing: a beacon's, ARP's, and one that is nobody's.
 const ETHERTYPES: [u16; 3] = [BEACON, 0x0806, 0x88b6];
 const VLANS: [u16; 5] = [0, 10, 20, 30, 4094];
 
-fn assigned(index: usize) -> Mac {
+pub fn assigned(index: usize) -> Mac {
     Mac([0, 0x50, 0x56, 0, 0, index as u8])
 }
 
 /// Addresses that belong to nobody at first.
-fn spare(index: usize) -> Mac {
+pub fn spare(index: usize) -> Mac {
     Mac([2, 0, 0, 0, 0, index as u8])
 }
 
@@ -118,13 +118,14 @@ fn vnic(index: usize, uplinks: usize) -> impl Strategy<Value = VnicSpec> {
             promiscuous: security[0],
             mac_changes: security[1],
             forged_transmits: security[2],
+            mac_learning: false,
             filter,
             peer: Peer { can: Some(can), ..Peer::default() },
         },
     )
 }
 
-fn switch() -> impl Strategy<Value = SwitchSpec> {
+pub fn switch() -> impl Strategy<Value = SwitchSpec> {
     (0..=3usize, 1..=6usize).prop_flat_map(|(uplinks, vnics)| {
         let uplinks_spec = vec((prop::bool::weighted(0.8), caps()), uplinks).prop_map(|list| {
             let uplink = |(index, (used, can)): (usize, (bool, Caps))| UplinkSpec {
@@ -152,8 +153,7 @@ fn address() -> impl Strategy<Value = Mac> {
     prop_oneof![(0..6usize).prop_map(assigned), (1..5usize).prop_map(spare)]
 }
 
-/// A frame, the port it comes in by (to be taken modulo the ports), and how it is cut up in memory.
-fn frame() -> impl Strategy<Value = (usize, bool, Shape, Vec<usize>)> {
+pub fn frame() -> impl Strategy<Value = Given> {
     let dst = prop_oneof![
         6 => address(),
         2 => Just(Mac::BROADCAST),
@@ -194,35 +194,56 @@ type Expected = BTreeMap<(u16, u16), Option<Tag>>;
 type Hearing = Vec<(u16, Vec<u8>)>;
 
 /// What the model expects: deliveries, drops and what the switch hears, per port.
-struct Books {
+pub struct Books {
     out: Vec<Expected>,
     heard: Vec<Hearing>,
     drops: BTreeMap<(usize, &'static str, &'static str), u64>,
 }
 
-fn expect(spec: &SwitchSpec, frames: &[(usize, Shape)]) -> Books {
-    let ports = spec.vnics.len() + spec.uplinks.len();
-    let mut books =
-        Books { out: vec![Expected::new(); ports], heard: vec![Hearing::new(); ports], drops: BTreeMap::new() };
-    for (from, shape) in frames {
-        if Model(spec).is_beacon(*from, shape) {
+impl Books {
+    pub fn new(ports: usize) -> Books {
+        Books { out: vec![Expected::new(); ports], heard: vec![Hearing::new(); ports], drops: BTreeMap::new() }
+    }
+
+    /// Enters what becomes of a frame.
+    pub fn enter(&mut self, model: &mut Model<'_>, from: usize, shape: &Shape) {
+        if model.is_beacon(from, shape) {
             let mut bytes = shape.untagged();
             bytes.truncate(HEARD_MAX);
-            books.heard[*from].push((shape.tag.map_or(0, Tag::vid), bytes));
+            self.heard[from].push((shape.tag.map_or(0, Tag::vid), bytes));
         }
-        match Model(spec).forward(*from, shape) {
-            Err(reason) => *books.drops.entry((*from, "in", reason.name())).or_default() += 1,
+        let mut drop = |port, way, reason: DropReason| *self.drops.entry((port, way, reason.name())).or_default() += 1;
+        match model.forward(from, shape) {
+            Err(reason) => drop(from, "in", reason),
             Ok(fates) => {
                 for (port, fate) in fates {
                     match fate {
-                        Fate::Gets(tag) => _ = books.out[port].insert(shape.id, tag),
-                        Fate::Refuses(reason) => *books.drops.entry((port, "out", reason.name())).or_default() += 1,
+                        Fate::Gets(tag) => _ = self.out[port].insert(shape.id, tag),
+                        Fate::Refuses(reason) => drop(port, "out", reason),
                     }
                 }
             }
         }
     }
-    books
+
+    /// Holds the switch, which was sent `frames`, to them.
+    pub fn check(&self, spec: &SwitchSpec, switch: &Switch, frames: &[(usize, Shape)]) -> Result<(), String> {
+        switch.check_sums()?;
+        for (port, want) in self.out.iter().enumerate() {
+            check_port(spec, switch, port, frames, want)?;
+        }
+        let mut heard = vec![Hearing::new(); self.heard.len()];
+        for one in switch.heard() {
+            let port = switch.ports.iter().position(|p| p.id == one.uplink).ok_or("heard from nowhere")?;
+            heard[port].push((one.vlan, one.bytes.to_vec()));
+        }
+        if heard != self.heard {
+            return Err(format!("heard {heard:?}\n  expected {:?}", self.heard));
+        }
+        let drops: BTreeMap<_, _> =
+            switch.drops().into_iter().map(|(port, way, reason, n)| ((switch.index(&port), way, reason), n)).collect();
+        if drops == self.drops { Ok(()) } else { Err(format!("drops {drops:?}\n  expected {:?}", self.drops)) }
+    }
 }
 
 /// The invariants, told without the model, of one frame that `port` received.
@@ -275,7 +296,11 @@ fn check_port(
     Ok(())
 }
 
-fn run(spec: &SwitchSpec, frames: Vec<(usize, bool, Shape, Vec<usize>)>) -> Result<(), String> {
+/// A frame to send: the port it comes in by (to be taken modulo the ports), whether from its own address, and how it is
+/// cut up in memory.
+pub type Given = (usize, bool, Shape, Vec<usize>);
+
+fn run(spec: &SwitchSpec, frames: Vec<Given>) -> Result<(), String> {
     let mut switch = Switch::new(spec, 1);
     let ports = switch.ports.len();
     let mut queues: Vec<Vec<_>> = vec![Vec::new(); ports];
@@ -292,22 +317,9 @@ fn run(spec: &SwitchSpec, frames: Vec<(usize, bool, Shape, Vec<usize>)>) -> Resu
     let done: Vec<_> =
         queues.into_iter().enumerate().map(|(port, list)| switch.send(port, 0, list.into_iter())).collect();
     switch.run(&done);
-    switch.check_sums()?;
-    let books = expect(spec, &shapes);
-    for port in 0..ports {
-        check_port(spec, &switch, port, &shapes, &books.out[port])?;
-    }
-    let mut heard = vec![Hearing::new(); ports];
-    for one in switch.heard() {
-        let port = switch.ports.iter().position(|p| p.id == one.uplink).ok_or("heard from nowhere")?;
-        heard[port].push((one.vlan, one.bytes.to_vec()));
-    }
-    if heard != books.heard {
-        return Err(format!("heard {heard:?}\n  expected {:?}", books.heard));
-    }
-    let drops: BTreeMap<_, _> =
-        switch.drops().into_iter().map(|(port, way, reason, n)| ((switch.index(&port), way, reason), n)).collect();
-    if drops == books.drops { Ok(()) } else { Err(format!("drops {drops:?}\n  expected {:?}", books.drops)) }
+    let (mut books, mut model) = (Books::new(ports), Model::new(spec));
+    shapes.iter().for_each(|(from, shape)| books.enter(&mut model, *from, shape));
+    books.check(spec, &switch, &shapes)
 }
 
 proptest! {

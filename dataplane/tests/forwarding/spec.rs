@@ -57,6 +57,8 @@ pub struct VnicSpec {
     #[serde(default)]
     pub forged_transmits: bool,
     #[serde(default)]
+    pub mac_learning: bool,
+    #[serde(default)]
     pub filter: FilterSpec,
     #[serde(flatten)]
     pub peer: Peer,

@@ -6,8 +6,8 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use dataplane::{
-    Caps, Counters, DropReason, Heard, Idle, Inbox, IngressSlot, PortEntry, PortId, PortState, PortTotals, Role,
-    Snapshot, UplinkRole, VnicRole, Workers,
+    Caps, Counters, DropReason, Heard, Idle, Inbox, IngressSlot, Learned, PortEntry, PortId, PortState, PortTotals,
+    Role, Snapshot, UplinkRole, VnicRole, Workers,
 };
 use portgroups::{Policy, Security};
 use teaming::{BUCKETS, Choice, HashKind, Placement, Receive};
@@ -34,6 +34,8 @@ pub struct Switch {
     pub ports: Vec<Port>,
     pub mtu: u16,
     pub inbox: Option<Arc<Inbox>>,
+    /// There when some port learns, as the control thread has it.
+    pub learned: Option<Arc<Learned>>,
     wakes: Arc<AtomicU64>,
 }
 
@@ -53,7 +55,7 @@ impl Switch {
                 promiscuous: v.promiscuous,
                 mac_changes: v.mac_changes,
                 forged_transmits: v.forged_transmits,
-                ..Security::default()
+                learning: v.mac_learning,
             };
             let role = Role::Vnic(VnicRole {
                 policy: Policy { vlan: v.vlan.clone(), security, mac: v.mac },
@@ -88,7 +90,8 @@ impl Switch {
             let wakes = wakes.clone();
             Arc::new(Inbox::new(ethertype, move || _ = wakes.fetch_add(1, Ordering::SeqCst)))
         });
-        Switch { ports: ports.collect(), mtu: spec.mtu, inbox, wakes }
+        let learned = spec.vnics.iter().any(|v| v.mac_learning).then(|| Arc::new(Learned::new()));
+        Switch { ports: ports.collect(), mtu: spec.mtu, inbox, learned, wakes }
     }
 
     /// What waits in the inbox; it is empty then.
@@ -134,7 +137,10 @@ impl Switch {
             egress: p.egress.clone(),
             queues: p.queues.clone(),
         });
-        let snapshot = Snapshot::new(entries.collect(), self.mtu);
+        let mut snapshot = Snapshot::new(entries.collect(), self.mtu);
+        if let Some(learned) = &self.learned {
+            snapshot = snapshot.with_learned(learned.clone());
+        }
         match &self.inbox {
             Some(inbox) => snapshot.with_inbox(inbox.clone()),
             None => snapshot,

@@ -35,6 +35,7 @@ pub fn spec(count: usize, uplink: bool) -> SwitchSpec {
         promiscuous: false,
         mac_changes: false,
         forged_transmits: false,
+        mac_learning: false,
         filter: FilterSpec::default(),
         peer: Peer::default(),
     };
