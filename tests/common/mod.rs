@@ -1,6 +1,9 @@
 //! What the tests with real guests share: a switch, guests on it, and the sums after it.
 #![allow(dead_code, reason = "each test binary uses its part")]
 
+pub mod packet;
+pub mod seen;
+
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::sync::{Mutex, MutexGuard, PoisonError};
