@@ -5,7 +5,7 @@ mod common;
 use std::io::{BufRead, BufReader, Write};
 use std::os::unix::net::UnixListener;
 use std::path::Path;
-use std::process::{Command, Output};
+use std::process::{Command, Output, Stdio};
 use std::thread;
 
 use anyhow::{Context, Result, ensure};
@@ -199,6 +199,59 @@ fn a_report_ends_with_the_sums() -> Result<()> {
     Ok(())
 }
 
+/// The seconds and rates that a line told on a terminal, each in the place of the one before.
+fn told(terminal: &str) -> Result<Vec<(f64, f64)>> {
+    let lines = terminal.split('\r').filter(|line| line.contains("Mpps"));
+    let numbers = lines.map(|line| {
+        let words: Vec<&str> = line.split_whitespace().collect();
+        match words[..] {
+            [seconds, "s", mpps, "Mpps", _, "lost"] => Ok((seconds.parse()?, mpps.parse()?)),
+            _ => Err(anyhow::anyhow!("{line:?} in {terminal:?}")),
+        }
+    });
+    numbers.collect()
+}
+
+/// Where somebody looks on, a line that changes tells how it goes; it is not in the report, whatever that is for. A pipe
+/// gets the report alone.
+#[test]
+fn a_terminal_is_told_how_it_goes() -> Result<()> {
+    let _alone = alone();
+    let scratch = tempfile::tempdir()?;
+    let file = scratch.path().join("report");
+    let bench = format!("{} bench --self --seconds 2.5 --warmup 0.1", program().display());
+    let people = |text: &str| text.lines().last().is_some_and(|line| line.contains("foreign 0"));
+    for options in ["--rate 20000", "--rate 20000 --json", "--latency --json"] {
+        // `script` gives what it runs a terminal, and prints what comes out at it.
+        let line = format!("exec {bench} {options} >{}", file.display());
+        let output =
+            Command::new("script").args(["-q", "-e", "-c", &line, "/dev/null"]).stdin(Stdio::null()).output()?;
+        let terminal = String::from_utf8_lossy(&output.stdout);
+        ensure!(output.status.success(), "{options}: {terminal}");
+        let (told, report) = (told(&terminal)?, std::fs::read_to_string(&file)?);
+        println!("{options}: {told:?}");
+        let between = |(seconds, mpps): &(f64, f64)| (1.0..=2.5).contains(seconds) && *mpps > 0.0;
+        ensure!(!told.is_empty() && told.iter().all(between), "while it runs: {terminal:?}");
+        ensure!(told.is_sorted_by(|a, b| a.0 <= b.0) && terminal.ends_with('\n'), "{terminal:?}");
+        ensure!(!report.contains('\r') && report.matches("Mpps").count() == 0, "{options}: {report:?}");
+        if options.contains("--json") {
+            let document: Value = serde_json::from_str(&report).with_context(|| format!("one document: {report:?}"))?;
+            ensure!(document["ledger"] == "ok" && report.lines().count() == 1, "{report:?}");
+        } else {
+            ensure!(people(&report), "{report:?}");
+        }
+    }
+    for options in [&["--rate", "2000"][..], &["--rate", "2000", "--json"]] {
+        let mut words = bench.split(' ');
+        let mut command = Command::new(words.next().context("a program")?);
+        let output = command.args(words).args(options).stdin(Stdio::null()).output()?;
+        let (report, aside) = (String::from_utf8(output.stdout)?, String::from_utf8(output.stderr)?);
+        ensure!(output.status.success() && aside.is_empty(), "a pipe gets nothing: {aside:?}");
+        ensure!(options.contains(&"--json") == serde_json::from_str::<Value>(&report).is_ok(), "{report:?}");
+    }
+    Ok(())
+}
+
 /// Interfaces, bare and through a switch's `netdev` ports, by each driver; the kernel's own frames count apart.
 #[test]
 fn interfaces_are_benched() -> Result<()> {
@@ -229,7 +282,7 @@ fn interfaces_are_benched() -> Result<()> {
     let socket = control.to_str().context("a name in UTF-8")?;
     // Neighbour discovery and the like: the same frames go on while the run does.
     let mut chatter = host.spawn(&["ping", "-6", "-i", "0.05", "-I", "p0", "ff02::1"], |command| {
-        command.stdout(std::process::Stdio::null()).stderr(std::process::Stdio::null());
+        command.stdout(Stdio::null()).stderr(Stdio::null());
     })?;
     let run = direct(Some(&host), &["--a", "if:p0", "--b", "if:p1", "--rate", "2000", "--json", "--socket", socket])?;
     let _ = chatter.child().kill();
