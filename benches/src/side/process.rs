@@ -117,3 +117,42 @@ pub fn run_within(limit: Duration, program: &str, args: &[&str], envs: &[(&str, 
 pub fn run(program: &str, args: &[&str], envs: &[(&str, &Path)]) -> Result<String> {
     run_within(Duration::from_secs(60), program, args, envs)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A peer that is not installed, one that ends and one that never is ready say who they are and what they printed last.
+    #[test]
+    fn a_peer_that_does_not_start_says_why() {
+        let dir = tempfile::tempdir().unwrap();
+        let place = Place { dir: dir.path(), namespace: None, envs: &[] };
+        let second = Duration::from_secs(1);
+        let start = |program, args: &[&str], limit, ready| {
+            let mut process = Process::start(program, args, place).unwrap();
+            process.wait_until(limit, || ready).map_err(|e| e.to_string())
+        };
+        assert_eq!(start("sleep", &["60"], second, true), Ok(()));
+        let error = start("/nowhere/dpdk-testpmd", &[], 60 * second, false).unwrap_err();
+        let words = ["dpdk-testpmd ended (exit status: ", "/nowhere/dpdk-testpmd: No such file"];
+        assert!(words.iter().all(|w| error.contains(w)), "{error}");
+        let script = "echo one; echo two; echo; echo three >&2; exit 3";
+        let error = start("sh", &["-c", script], 60 * second, false).unwrap_err();
+        assert_eq!(error, "sh ended (exit status: 3): two; three");
+        let error = start("sleep", &["60"], second / 10, false).unwrap_err();
+        assert_eq!(error, "sleep is not ready after 0 s: ");
+    }
+
+    /// What a command printed is what comes back, or what is told when it fails; one that does not end is ended.
+    #[test]
+    fn a_command_that_fails_says_what_it_printed() {
+        let sh = |limit, script| run_within(limit, "sh", &["-c", script], &[]).map_err(|e| e.to_string());
+        let long = Duration::from_secs(60);
+        assert_eq!(sh(long, "echo ' fine '; echo aside >&2"), Ok("fine".to_owned()));
+        assert_eq!(
+            sh(long, "echo told; echo broken >&2; exit 4"),
+            Err("sh -c (exit status: 4): broken told".to_owned())
+        );
+        assert!(sh(Duration::from_millis(200), "sleep 600").unwrap_err().starts_with("sh -c ("));
+    }
+}

@@ -108,3 +108,7 @@ fn accounted(list: &[Work], figures: &Figures) -> String {
          figure, and is a gap.\n"
     )
 }
+
+#[cfg(test)]
+#[path = "report_tests.rs"]
+mod tests;

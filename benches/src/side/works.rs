@@ -178,6 +178,25 @@ fn between_namespaces() -> Vec<Work> {
 mod tests {
     use super::*;
 
+    /// Whoever cannot start is told of in every round, and is a gap with its reason; the run goes on to the next one.
+    #[test]
+    fn who_cannot_start_is_a_gap() {
+        let kind = Kind::Frames(Vec::new(), false);
+        let list = [against("frames", "frames", kind, &[], &[(Peer::Bridge, None), (Peer::Vde, Some(1.0))])];
+        let mut told = Vec::new();
+        let figures = super::super::run(&list, 2, 0.1, &mut |line| told.push(line.to_owned())).unwrap();
+        let line = |round, who| format!("frames round {round}/2: {who}: cannot: {who} has no vhost-user sockets");
+        assert_eq!(
+            told,
+            [(1, "Linux bridge"), (1, "VDE"), (2, "Linux bridge"), (2, "VDE")].map(|(n, who)| line(n, who))
+        );
+        let page = super::super::report(&list, &figures, 2, 0.1, &super::super::Machine::this());
+        for who in ["Linux bridge", "VDE"] {
+            assert_eq!(figures.gap_of("frames", who), Some(&*format!("{who} has no vhost-user sockets")));
+            assert!(page.contains(&format!("\n* frames: {who}: {who} has no vhost-user sockets\n")), "{page}");
+        }
+    }
+
     #[test]
     fn every_work_has_ours_and_others() {
         let list = works();
