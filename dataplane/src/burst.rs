@@ -3,18 +3,17 @@
 use std::ops::Range;
 
 use arrayvec::ArrayVec;
-use sharedmem::{Slice, Work, widest};
+use sharedmem::{Front, Slice, Work, extend_while, widest};
 use wire::{ETH_HEADER, ETHERTYPE_VLAN, TAG_LEN, Tag, be16};
 
 use crate::DropReason;
 use crate::draft::Draft;
-use crate::frame::{Asks, BURST, Csum, Frame, HEAD_MAX, HEAD_PLAIN, MAX_FRAME, MAX_FRAME_SLICES, Offload, Packed};
+use crate::frame::{Asks, BURST, Csum, Frame, HEAD_MAX, HEAD_PLAIN, MAX_FRAME, MAX_FRAME_SLICES, Offload, Packed, words};
 
 /// Memory pieces one burst can hold.
 pub const BURST_SLICES: usize = 512;
 
 /// Up to [`BURST`] frames harvested from one queue of one port.
-#[derive(Default)]
 pub struct Burst<'m> {
     frames: ArrayVec<Frame, BURST>,
     /// The heads of frames with an offload request, as long as such a request may concern.
@@ -23,8 +22,26 @@ pub struct Burst<'m> {
     rejected: ArrayVec<(DropReason, u32), BURST>,
     /// Bytes of the longest frame.
     longest: usize,
+    /// What the frames that were expected have in common.
+    common: Common,
     /// True when some frame has a tag, or something is asked or known of it.
     special: bool,
+}
+
+/// What is found out about frames while they are read.
+#[derive(Clone, Copy)]
+struct Common {
+    /// How many they are.
+    frames: usize,
+    bytes: u64,
+    /// Addresses and type of the first, as it is thought; zeros when that has a tag.
+    first: [u64; 2],
+    /// True when another has others.
+    odd: bool,
+}
+
+impl Common {
+    const NONE: Common = Common { frames: 0, bytes: 0, first: [0; 2], odd: false };
 }
 
 /// What was read ahead of a frame with an offload request.
@@ -44,8 +61,16 @@ impl<'m> Burst<'m> {
             slices: ArrayVec::new(),
             rejected: ArrayVec::new(),
             longest: 0,
+            common: Common::NONE,
             special: false,
         }
+    }
+
+    /// The bytes of all frames where these have one destination, source and type, as far as that is known without a look at
+    /// each: the most common burst.
+    #[inline(always)]
+    pub(crate) fn alike(&self) -> Option<u64> {
+        (self.common.frames == self.frames.len() && !self.common.odd).then_some(self.common.bytes)
     }
 
     /// The frames, in order.
@@ -232,7 +257,7 @@ impl<'m> Burst<'m> {
         frame.set_tag(tag);
         let short = head_len.min(HEAD_PLAIN);
         frame.head[..short].copy_from_slice(&long[..short]);
-        frame.head_len = short as u8;
+        frame.head_len = short as u16;
         if asks(offload) {
             frame.asks = Asks::Work;
             frame.long = self.long.len() as u8;
@@ -259,20 +284,94 @@ impl<const P: usize> Work for Expected<'_, '_, P> {
 
     #[inline(always)]
     fn run(self) -> usize {
-        let Burst { frames, slices, rejected, special, longest, .. } = self.burst;
-        let (mut number, mut most) = (self.numbers.start, *longest);
-        for piece in slices.get(self.numbers.clone()).unwrap_or(&[]).iter().copied() {
-            let Some(frame) = push_one::<P>(frames, piece, number as u16, MAX_FRAME) else { break };
-            if be16(&frame.head, 12) == Some(ETHERTYPE_VLAN) {
+        let Range { start, end } = self.numbers;
+        let mut number = start;
+        while number < end {
+            let fronts = self.burst.push_fronts::<P>(number..end);
+            if number + fronts == end {
+                return end - start;
+            }
+            let others = self.burst.push_others::<P>(number + fronts..end);
+            if fronts + others == 0 {
+                break;
+            }
+            number += fronts + others;
+        }
+        number - start
+    }
+}
+
+impl Burst<'_> {
+    /// Adds frames as [`Burst::push_expected`], up to the first whose memory is not such that its front can be read, or that has
+    /// a tag in it; returns how many there are.
+    #[inline(always)]
+    fn push_fronts<const P: usize>(&mut self, numbers: Range<usize>) -> usize {
+        let Burst { frames, slices, longest, common, .. } = self;
+        let pieces = slices.get(numbers.clone()).unwrap_or(&[]);
+        let (mut most, mut seen, mut number) = (*longest, *common, numbers.start as u16);
+        if seen.frames == 0 {
+            let front = pieces.first().and_then(|piece| piece.front::<P>(ETH_HEADER, MAX_FRAME));
+            seen.first = front.filter(|front| !is_tagged(&front.head)).map_or([0; 2], |front| words(&front.head));
+        }
+        let (first, mut bytes, mut odd) = (seen.first, seen.bytes, seen.odd);
+        let read = |piece: &Slice<'_>| {
+            piece.front::<P>(ETH_HEADER, MAX_FRAME).filter(|front| P == 0 || front.header[..2] == [0, 0])
+        };
+        let make = |front: Front<P>| {
+            let (len, head_len, first) = (front.len as u32, front.head_len as u16, number);
+            number += 1;
+            Frame { head: front.head, len, first, head_len, cut: P as u8, count: 1, ..Frame::EMPTY }
+        };
+        let keep = |frame: &Frame| {
+            // One with the addresses and type of the first has no tag.
+            if words(&frame.head) != first {
+                odd = true;
+                if is_tagged(&frame.head) {
+                    return false;
+                }
+            }
+            bytes += frame.len() as u64;
+            most = most.max(frame.len());
+            true
+        };
+        let count = extend_while(frames, pieces, read, make, keep);
+        (seen.bytes, seen.odd) = (bytes, odd);
+        seen.frames += count;
+        (*longest, *common) = (most, seen);
+        count
+    }
+
+    /// The same for frames whatever their memory, and with a tag in them or not; up to the first whose memory is the usual
+    /// kind, behind the first.
+    #[inline(never)]
+    fn push_others<const P: usize>(&mut self, numbers: Range<usize>) -> usize {
+        let Burst { frames, slices, rejected, special, longest, common, .. } = self;
+        let (mut most, mut seen, mut number) = (*longest, *common, numbers.start as u16);
+        for piece in slices.get(numbers.clone()).unwrap_or(&[]) {
+            if usize::from(number) > numbers.start && piece.has_front() {
+                break;
+            }
+            let Some(frame) = push_one::<P>(frames, *piece, number, MAX_FRAME) else { break };
+            seen.bytes += frame.len() as u64;
+            seen.odd |= words(&frame.head) != seen.first;
+            most = most.max(frame.len());
+            number += 1;
+            if is_tagged(&frame.head) {
                 *special = true;
                 untag_last(frames, rejected);
             }
-            most = most.max(piece.len() - P);
-            number += 1;
         }
-        *longest = most;
-        number - self.numbers.start
+        let count = usize::from(number) - numbers.start;
+        seen.frames += count;
+        (*longest, *common) = (most, seen);
+        count
     }
+}
+
+/// True when a tag is in the frame.
+#[inline(always)]
+fn is_tagged(head: &[u8; HEAD_PLAIN]) -> bool {
+    be16(head, 12) == Some(ETHERTYPE_VLAN)
 }
 
 /// The common frame: in one piece, as it is to be sent, of a length that may be, behind a header of `P` bytes; a tag stays
@@ -289,7 +388,7 @@ fn push_one<'b, const P: usize>(
     if !(ETH_HEADER..=longest).contains(&len) || P > 0 && !asks_nothing(&piece) {
         return None;
     }
-    let got = len.min(HEAD_PLAIN) as u8;
+    let got = len.min(HEAD_PLAIN) as u16;
     let frame = Frame { len: len as u32, first, head_len: got, cut: P as u8, count: 1, ..Frame::EMPTY };
     frames.try_push(frame).ok()?;
     let frame = frames.last_mut()?;
@@ -326,7 +425,7 @@ fn take_tag(frame: &mut Frame) -> Result<(), DropReason> {
     // The whole head, whatever was read of it: moves of fixed size, and zeros beyond what is left.
     frame.head.copy_within(ETH_HEADER + TAG_LEN - 2.., ETH_HEADER - 2);
     frame.head[HEAD_PLAIN - TAG_LEN..].fill(0);
-    frame.head_len -= TAG_LEN as u8;
+    frame.head_len -= TAG_LEN as u16;
     frame.cut += TAG_LEN as u8;
     frame.len -= TAG_LEN as u32;
     frame.set_tag(Some(tag));

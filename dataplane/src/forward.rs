@@ -81,7 +81,11 @@ impl Sink for Forwarder<'_> {
 #[inline]
 fn alike(burst: &Burst<'_>, frame: &Frame, rest: &[Frame], longest: usize, sums: &mut Sums) -> usize {
     let (key, simple, mut bytes, mut count) = (frame.key(), burst.is_simple(longest), 0, 0);
-    for next in rest {
+    let known = burst.alike().filter(|_| simple && rest.len() + 1 == burst.frames().len());
+    if let Some(all) = known {
+        (bytes, count) = (all - frame.len() as u64, rest.len() as u64);
+    }
+    for next in rest.get(count as usize..).unwrap_or(&[]) {
         let mut same = next.same_addresses(&key);
         if !simple {
             // What asks for segmentation is measured by its segments, in `decide`.

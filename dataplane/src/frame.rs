@@ -98,14 +98,15 @@ pub struct Offload {
 /// One frame. Its tag is out of band whatever the sender did; all offsets are of the untagged frame.
 ///
 /// What differs between plain frames of a burst stands before what does not, which is then written in one go.
-#[derive(Clone, Debug)]
+#[derive(Clone, Copy, Debug)]
 #[repr(C, align(64))]
 pub struct Frame {
     /// Zeros beyond `head_len`: a short frame is padded by writing more of it.
     pub(crate) head: [u8; HEAD_PLAIN],
     pub(crate) len: u32,
     pub(crate) first: u16,
-    pub(crate) head_len: u8,
+    /// Two bytes, so that what follows can be written by words.
+    pub(crate) head_len: u16,
     /// Bytes of the memory pieces that are not in the head (or the long head) though they lie before what follows it: a header
     /// before the frame, a tag that was taken out of it.
     pub(crate) cut: u8,
@@ -201,8 +202,7 @@ impl Frame {
     /// Both addresses, the Ethernet type and the tag, as numbers to compare.
     #[inline]
     pub(crate) fn key(&self) -> Key {
-        let word = |at: usize| self.head[at..].first_chunk().map_or(0, |bytes| u64::from_le_bytes(*bytes));
-        Key { first: word(0), last: word(6), tag: self.tag }
+        Key { first: word(&self.head, 0), last: word(&self.head, 6), tag: self.tag }
     }
 
     /// True when addresses and Ethernet type are those of `key`.
@@ -248,6 +248,19 @@ impl Frame {
     pub(crate) fn is_silent(&self) -> bool {
         self.asks == Asks::Nothing
     }
+}
+
+/// The addresses and the Ethernet type of a frame with this head, to compare while it is read: words that lie as the head was
+/// written. A word across those, as [`Key`] has one, would have to wait until what was just written is in the cache.
+#[inline(always)]
+pub(crate) fn words(head: &[u8; HEAD_PLAIN]) -> [u64; 2] {
+    // Of the second word all but the two bytes behind the type.
+    [word(head, 0), word(head, 8) << 16]
+}
+
+#[inline(always)]
+fn word(head: &[u8; HEAD_PLAIN], at: usize) -> u64 {
+    head[at..].first_chunk().map_or(0, |bytes| u64::from_le_bytes(*bytes))
 }
 
 /// What decisions about unicast frames depend on.

@@ -26,23 +26,27 @@ impl<'m> Burst<'m> {
     }
 
     /// Writes `prefix` and a frame that [`Burst::plain`] gave to the start of `to`, with `pad` filled up to the shortest
-    /// Ethernet frame. False when it does not fit (what was written is then of no meaning).
+    /// Ethernet frame. False, and nothing written, when it does not fit.
     #[inline(always)]
     pub fn write_plain<const P: usize>(&self, frame: &Frame, prefix: &[u8; P], to: &Slice<'_>, pad: bool) -> bool {
+        if frame.len() > usize::from(frame.head_len) {
+            return self.write_long(frame, prefix, to);
+        }
+        // Beyond the frame the head holds zeros, which do no harm where there is room for them, and are the padding.
+        to.write_prefixed(prefix, &frame.head, HEAD_PLAIN) || write_tight(frame, prefix, to, pad)
+    }
+
+    /// The same of a frame that is longer than its head.
+    #[inline(never)]
+    fn write_long<const P: usize>(&self, frame: &Frame, prefix: &[u8; P], to: &Slice<'_>) -> bool {
         let (head, len) = (usize::from(frame.head_len), frame.len());
-        // Beyond the frame the head holds zeros, which do no harm where there is room for them.
-        if to.write_prefixed(prefix, &frame.head, HEAD_PLAIN) {
-            return len <= head || self.write_rest(frame, to, P + head, len - head);
-        }
-        if len <= head {
-            // The zeros are the padding.
-            return to.write_prefixed(prefix, &frame.head, if pad { len.max(MIN_FRAME) } else { len });
-        }
-        to.write_prefixed(prefix, &frame.head, head) && self.write_rest(frame, to, P + head, len - head)
+        to.len() >= P + len
+            && to.write_prefixed(prefix, &frame.head, head)
+            && self.write_rest(frame, to, P + head, len - head)
     }
 
     /// Copies what lies behind the head to offset `at`, `len` bytes.
-    #[inline(never)]
+    #[inline]
     fn write_rest(&self, frame: &Frame, to: &Slice<'_>, at: usize, len: usize) -> bool {
         let Some(mut to) = to.sub(at, len) else { return false };
         let (mut skip, mut left) = (usize::from(frame.head_len) + usize::from(frame.cut), len);
@@ -59,4 +63,11 @@ impl<'m> Burst<'m> {
         }
         false
     }
+}
+
+/// Writes a frame that is all head into room for less than a whole one.
+#[inline(never)]
+fn write_tight<const P: usize>(frame: &Frame, prefix: &[u8; P], to: &Slice<'_>, pad: bool) -> bool {
+    let len = if pad { frame.len().max(MIN_FRAME) } else { frame.len() };
+    to.write_prefixed(prefix, &frame.head, len)
 }

@@ -19,7 +19,8 @@ use std::sync::atomic::{AtomicBool, AtomicU8, AtomicUsize, Ordering};
 /// Most regions guarded at once; a region beyond that works unguarded.
 pub const MAX_GUARDS: usize = 16_384;
 
-struct Entry {
+#[derive(Debug)]
+pub(crate) struct Entry {
     taken: AtomicBool,
     start: AtomicUsize,
     len: AtomicUsize,
@@ -42,7 +43,7 @@ static HIGH: AtomicUsize = AtomicUsize::new(0);
 
 /// A region's entry in the table, given back by [`Guard::forget`].
 #[derive(Debug)]
-pub(crate) struct Guard(Option<usize>);
+pub(crate) struct Guard(Option<&'static Entry>);
 
 /// Bytes of a page. Asked of libc: rustix reads it from a place that valgrind, which counts our instructions, hides.
 pub(crate) fn page_size() -> usize {
@@ -63,7 +64,7 @@ impl Guard {
                 entry.start.store(start, Ordering::Relaxed);
                 entry.len.store(len, Ordering::Release);
                 HIGH.fetch_max(index + 1, Ordering::AcqRel);
-                return Guard(Some(index));
+                return Guard(Some(entry));
             }
         }
         Guard(None)
@@ -74,15 +75,16 @@ impl Guard {
         Guard(None)
     }
 
+    #[inline(always)]
     pub(crate) fn faulted(&self) -> bool {
-        self.0.is_some_and(|i| TABLE[i].faulted.load(Ordering::Relaxed) != 0)
+        self.0.is_some_and(|entry| entry.faulted.load(Ordering::Relaxed) != 0)
     }
 
     /// Takes the entry out of the table; called before the mapping goes.
     pub(crate) fn forget(&mut self) {
-        if let Some(index) = self.0.take() {
-            TABLE[index].len.store(0, Ordering::Release);
-            TABLE[index].taken.store(false, Ordering::Release);
+        if let Some(entry) = self.0.take() {
+            entry.len.store(0, Ordering::Release);
+            entry.taken.store(false, Ordering::Release);
         }
     }
 }

@@ -2,8 +2,7 @@
 
 use std::ptr::NonNull;
 
-use crate::Slice;
-use crate::slice::WRITABLE;
+use crate::slice::{HEAD, ROOMY, Slice, WRITABLE};
 
 /// A stretch of guest memory with its place: `base` is mapped for `len` bytes, and writable, while the table it is from
 /// is borrowed.
@@ -37,6 +36,22 @@ impl Place {
         }
         // SAFETY: offset..offset + len lies in the place, by the caller's promise mapped for 'm.
         Some(unsafe { Slice::from_shape(self.base.add(offset as usize), u64::from(len) | self.access) })
+    }
+}
+
+impl Place {
+    /// As [`Place::window`], but to be read and not written: `None` also when [`HEAD`] bytes behind it do not lie here.
+    ///
+    /// # Safety
+    /// As there.
+    #[inline(always)]
+    unsafe fn roomy<'m>(&self, guest: u64, len: u32) -> Option<Slice<'m>> {
+        let (offset, last) = (guest.wrapping_sub(self.guest), self.len.checked_sub(u64::from(len) + HEAD as u64)?);
+        if offset > last {
+            return None;
+        }
+        // SAFETY: offset..offset + len + HEAD lies in the place, by the caller's promise mapped for 'm.
+        Some(unsafe { Slice::from_shape(self.base.add(offset as usize), u64::from(len) | ROOMY) })
     }
 }
 
@@ -82,6 +97,16 @@ impl<'m, 'h, T: Table> Lookup<'m, 'h, T> {
     pub fn whole(&mut self, guest: u64, len: u32) -> Option<Slice<'m>> {
         match self.near(guest, len) {
             None => self.elsewhere(guest, len),
+            found => found,
+        }
+    }
+
+    /// As [`Lookup::whole`], for memory to be read: mostly such that its front can be ([`Slice::front`]).
+    #[inline(always)]
+    pub fn to_read(&mut self, guest: u64, len: u32) -> Option<Slice<'m>> {
+        // SAFETY: a stretch of the table, whose mapping it keeps while it is borrowed.
+        match unsafe { self.place.roomy(guest, len) } {
+            None => self.whole(guest, len),
             found => found,
         }
     }

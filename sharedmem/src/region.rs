@@ -138,6 +138,7 @@ impl Region {
 
     /// True once an access found the file shrunk under the mapping and was answered with
     /// anonymous memory.
+    #[inline]
     pub fn faulted(&self) -> bool {
         self.guard.faulted()
     }

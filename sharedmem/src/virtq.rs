@@ -20,6 +20,9 @@ use crate::prefetch::at_write;
 /// Most descriptors of a ring (virtio 1.2, 2.7 and 2.8.10.1).
 pub const MAX_VIRTQ: u16 = 32_768;
 
+/// Heads read together by [`SplitRing::avail_run`] at best: a burst.
+const RUN: usize = 32;
+
 /// A descriptor as it was read, once.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct VirtqDesc {
@@ -186,45 +189,24 @@ impl SplitRing {
     #[inline]
     pub fn avail_run(&self, start: u16, out: &mut [u16]) {
         let (at, n) = (usize::from(start & self.mask), out.len().min(usize::from(self.size())));
-        let first = n.min(usize::from(self.size()) - at);
-        // SAFETY: at + first and n - first are at most the size, and the area holds 6 + 2 * size bytes; `out` holds n and is
-        // our own memory.
-        unsafe {
-            let ring = self.avail.base.add(4).cast::<u16>();
-            ptr::copy_nonoverlapping(ring.add(at), out.as_mut_ptr(), first);
-            ptr::copy_nonoverlapping(ring, out.as_mut_ptr().add(first), n - first);
+        // SAFETY: the area holds 6 + 2 * size bytes.
+        let ring = unsafe { self.avail.base.add(4).cast::<u16>() };
+        match out.first_chunk_mut::<RUN>() {
+            // The usual number, by a move of fixed size.
+            Some(run) if n == RUN && at + RUN <= usize::from(self.size()) => {
+                // SAFETY: at + RUN is at most the size; `run` holds as many and is our own memory.
+                unsafe { ptr::copy_nonoverlapping(ring.add(at).cast::<[u16; RUN]>(), run, 1) };
+            }
+            _ => {
+                let first = n.min(usize::from(self.size()) - at);
+                // SAFETY: at + first and n - first are at most the size; `out` holds n and is our own memory.
+                unsafe {
+                    ptr::copy_nonoverlapping(ring.add(at), out.as_mut_ptr(), first);
+                    ptr::copy_nonoverlapping(ring, out.as_mut_ptr().add(first), n - first);
+                }
+            }
         }
         out.iter_mut().for_each(|head| *head = u16::from_le(*head));
-    }
-
-    /// Writes used elements of no bytes for `heads`, from `start` on; at most the ring's size.
-    #[inline]
-    pub fn set_used_run(&self, start: u16, heads: &[u16]) {
-        self.set_used_each(start, heads.iter().map(|head| u64::from(*head)));
-    }
-
-    /// The same with the bytes written for each.
-    #[inline]
-    pub fn set_used_lens(&self, start: u16, heads: &[u16], lens: &[u32]) {
-        let element = |(head, len): (&u16, &u32)| u64::from(*head) | u64::from(*len) << 32;
-        self.set_used_each(start, heads.iter().zip(lens).map(element));
-    }
-
-    #[inline(always)]
-    fn set_used_each(&self, start: u16, mut elements: impl Iterator<Item = u64> + ExactSizeIterator) {
-        let at = usize::from(start & self.mask);
-        let first = elements.len().min(usize::from(self.size()) - at);
-        // SAFETY: at is below the size, and the area holds 6 + 8 * size bytes; likewise in the loops.
-        let ring = unsafe { self.used.base.add(4).cast::<u64>() };
-        for n in 0..first {
-            let Some(element) = elements.next() else { return };
-            // SAFETY: at + n is below the size. The driver reads it after the next `set_used_idx`.
-            unsafe { ring.add(at + n).write_unaligned(element.to_le()) };
-        }
-        for (n, element) in elements.take(at).enumerate() {
-            // SAFETY: n is below the size. As above.
-            unsafe { ring.add(n).write_unaligned(element.to_le()) };
-        }
     }
 
     /// Asks the processor to bring the available entry at `index` near.
@@ -283,24 +265,30 @@ impl SplitRing {
         self.desc.prefetch(usize::from(index) * 16);
     }
 
+    /// Where the used element at `index` lies; behind it those up to the ring's end.
+    #[inline(always)]
+    pub(crate) fn used_at(&self, index: u16) -> *mut u64 {
+        // SAFETY: the index is cut to the ring's size, and the area holds 6 + 8 * size bytes.
+        unsafe { self.used.base.add(4 + 8 * usize::from(index & self.mask)).cast() }
+    }
+
     /// Writes the used element at `index`; seen by the driver after the next [`SplitRing::set_used_idx`].
     #[inline(always)]
     pub fn set_used(&self, index: u16, id: u16, len: u32) {
-        let at = usize::from(index & self.mask);
         let element = u64::from(id) | u64::from(len) << 32;
-        // SAFETY: at is below the size, and the area holds 6 + 8 * size bytes; the driver reads it after the next
-        // `set_used_idx`.
-        unsafe { self.used.base.add(4 + 8 * at).cast::<u64>().write_unaligned(element.to_le()) };
+        // SAFETY: an element of the ring; the driver reads it after the next `set_used_idx`.
+        unsafe { self.used_at(index).write_unaligned(element.to_le()) };
     }
 
     /// Asks the processor for the right to write the used elements from `start` on, `count` of them.
     #[inline]
     pub fn prefetch_used(&self, start: u16, count: u16) {
-        let place = |index: u16| self.used.base.wrapping_add(4 + 8 * usize::from(index & self.mask));
-        for n in (0..count).step_by(8) {
-            at_write(place(start.wrapping_add(n)));
+        let mut n = 0;
+        while n < count {
+            at_write(self.used_at(start.wrapping_add(n)).cast());
+            n += 8;
         }
-        at_write(place(start.wrapping_add(count)));
+        at_write(self.used_at(start.wrapping_add(count)).cast());
     }
 
     /// Asks the processor for the right to write the index of used elements.

@@ -16,8 +16,8 @@ use crate::{Slice, SplitRing};
 /// What is to be done with the buffers that are looked for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Aim {
-    /// They are read: their first line is asked for. What is no such buffer becomes a window onto nothing, and the next one
-    /// is looked at.
+    /// They are read: their first line is asked for. Most of the windows can be read beyond their end ([`Slice::front`])
+    /// and none be written. What is no such buffer becomes a window onto nothing, and the next one is looked at.
     Read,
     /// They are written: their first two lines are asked for with the right to write them. What is no such buffer ends it.
     Write,
@@ -34,7 +34,10 @@ impl Aim {
         out: &mut ArrayVec<Slice<'m>, N>,
     ) -> bool {
         buffers.all(|buffer| {
-            let found = buffer.and_then(|(addr, len)| memory.whole(addr, len));
+            let found = buffer.and_then(|(addr, len)| match self {
+                Aim::Read => memory.to_read(addr, len),
+                Aim::Write => memory.whole(addr, len),
+            });
             match found {
                 Some(window) => self.ask_for(&window),
                 None if self == Aim::Write => return false,
@@ -95,6 +98,7 @@ mod wide {
     use arrayvec::ArrayVec;
 
     use super::Aim;
+    use crate::slice::{HEAD, ROOMY};
     use crate::lookup::{Lookup, Place, Table};
     use crate::{Slice, SplitRing};
 
@@ -115,14 +119,19 @@ mod wide {
     impl Wide {
         #[target_feature(enable = "avx2")]
         #[inline]
-        fn new(place: &Place) -> Wide {
-            // Addresses are compared as signed numbers: a place longer than these is taken to be as long as they go.
-            let len = i64::try_from(place.len).unwrap_or(i64::MAX);
+        fn new(place: &Place, aim: Aim) -> Wide {
+            let (behind, access) = match aim {
+                Aim::Read => (HEAD as u64, ROOMY),
+                Aim::Write => (0, place.access),
+            };
+            // Addresses are compared as signed numbers: a place longer than these is taken to be as long as they go. In one that
+            // is too short there is nothing.
+            let len = i64::try_from(place.len).unwrap_or(i64::MAX).wrapping_sub(behind as i64);
             Wide {
                 guest: _mm256_set1_epi64x(place.guest as i64),
                 len: _mm256_set1_epi64x(len),
                 base: _mm256_set1_epi64x(place.base.addr() as i64),
-                access: _mm256_set1_epi64x(place.access as i64),
+                access: _mm256_set1_epi64x(access as i64),
             }
         }
     }
@@ -143,7 +152,7 @@ mod wide {
         // The ring's size is a power of two: no bit of any identifier is above those of the last.
         let all_there = ids.iter().fold(0, |all, id| all | id) < ring.size();
         let (fours, rest) = if all_there { ids.as_chunks::<FOUR>() } else { ([].as_slice(), ids) };
-        let mut place = Wide::new(memory.place());
+        let mut place = Wide::new(memory.place(), aim);
         let mut count = out.len();
         for four in fours {
             // SAFETY: there is room for as many windows as there are identifiers, by the caller's promise.
@@ -159,7 +168,7 @@ mod wide {
             if !aim.look_up(four.iter().map(|id| ring.buffer(*id, flags)), memory, out) {
                 return;
             }
-            (place, count) = (Wide::new(memory.place()), out.len());
+            (place, count) = (Wide::new(memory.place(), aim), out.len());
         }
         // SAFETY: so many windows were written.
         unsafe { out.set_len(count) };
@@ -198,7 +207,7 @@ mod wide {
         }
         let (at, shape) = (_mm256_add_epi64(offset, place.base), _mm256_or_si256(len, place.access));
         // SAFETY: `to` is good for four windows. Each is a pointer, not null, and its shape, in that order (`Slice` is
-        // `repr(C)`); offset..offset + len lies in the place.
+        // `repr(C)`); offset..offset + len lies in the place, and where the shape says ROOMY, so do HEAD bytes more.
         unsafe {
             _mm256_storeu_si256(to.cast(), _mm256_unpacklo_epi64(at, shape));
             _mm256_storeu_si256(to.cast::<__m256i>().add(1), _mm256_unpackhi_epi64(at, shape));

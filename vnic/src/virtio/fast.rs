@@ -22,9 +22,8 @@ use super::rx::{HEADER, Path};
 
 /// Bytes of a cache line.
 const LINE: usize = 64;
-/// Frames before the end at which the lines are asked for by which claims are finished; short frames, and long ones.
-const NEAR_SHORT: usize = 24;
-const NEAR_LONG: usize = 4;
+/// Long frames before the end at which the lines are asked for by which claims are finished.
+const NEAR: usize = 4;
 
 /// This is for the other lane.
 struct NotPlain;
@@ -169,12 +168,14 @@ impl<'a, R: Virtq> Path<'a, R> {
         rooms: &[Slice<'_>],
         ids: &Ids,
     ) -> (usize, usize) {
-        // The lines that all workers write are asked for shortly before the end, lest another takes them again.
-        let near =
-            if frames.first().is_some_and(|frame| frame.borrow().len() > 2 * LINE) { NEAR_LONG } else { NEAR_SHORT };
-        let (first, last) = rooms.split_at(rooms.len().saturating_sub(near));
-        let mut lens = [0; BURST];
-        let mut done = widest(Fill::<P, F> { burst, frames, rooms: first, lens: &mut lens });
+        // The lines that all workers write are asked for shortly before the end, lest another takes them again. Short frames
+        // do not take long.
+        let long = frames.first().is_some_and(|frame| frame.borrow().len() > 2 * LINE);
+        let (first, last) = rooms.split_at(if long { rooms.len().saturating_sub(NEAR) } else { 0 });
+        let (mut lens, mut done) = ([0; BURST], 0);
+        if !first.is_empty() {
+            done = widest(Fill::<P, F> { burst, frames, rooms: first, lens: &mut lens });
+        }
         self.state.claims.will_finish(claim);
         self.ring.will_publish();
         if done == first.len() {
@@ -183,9 +184,8 @@ impl<'a, R: Virtq> Path<'a, R> {
         if let Some(room) = rooms.get(done) {
             self.note(room.len());
         }
-        let lens = &lens[..done];
-        self.ring.put_used_each(claim.start(), &ids[..done], lens);
-        (done, lens.iter().sum::<u32>() as usize - P * done)
+        let bytes = self.ring.put_used_each(claim.start(), &ids[..done], &lens[..done]);
+        (done, bytes as usize - P * done)
     }
 }
 

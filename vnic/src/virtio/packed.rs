@@ -4,8 +4,7 @@
 
 use std::sync::atomic::{Ordering, fence};
 
-use arrayvec::ArrayVec;
-use sharedmem::{Aim, InflightNote, Lookup, MemTable, PackedEvent, PackedRing, Slice, VirtqDesc};
+use sharedmem::{InflightNote, Lookup, MemTable, PackedEvent, PackedRing, VirtqDesc};
 
 use super::chain::{self, NEXT, Pieces, direction};
 use super::ring::{Broken, Found, Virtq};
@@ -75,20 +74,6 @@ impl Virtq for PackedRing {
     fn buffer(&self, at: u16, _id: u16, writable: bool) -> Option<(u64, u32)> {
         let desc = first(self, at)?;
         (desc.flags == direction(writable)).then_some((desc.addr, desc.len))
-    }
-
-    #[inline(always)]
-    fn windows<'m, const N: usize>(
-        &self,
-        at: u16,
-        ids: &[u16],
-        aim: Aim,
-        memory: &mut Lookup<'m, '_, MemTable>,
-        out: &mut ArrayVec<Slice<'m>, N>,
-    ) {
-        let buffers = ids.iter().enumerate();
-        let buffers = buffers.map(|(n, id)| self.buffer(at.wrapping_add(n as u16), *id, aim == Aim::Write));
-        aim.look_up(buffers, memory, out);
     }
 
     fn chain<'m, P: Pieces<'m>>(

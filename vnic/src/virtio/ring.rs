@@ -93,6 +93,7 @@ pub trait Virtq {
 
     /// Adds to `out` the memory of each chain of `ids`, from position `at` on, that is one descriptor and no more, of the
     /// direction that `aim` takes ([`Virtq::buffer`]). What is none of these is as [`Aim`] says.
+    #[inline(always)]
     fn windows<'m, const N: usize>(
         &self,
         at: u16,
@@ -100,7 +101,11 @@ pub trait Virtq {
         aim: Aim,
         memory: &mut Lookup<'m, '_, MemTable>,
         out: &mut ArrayVec<Slice<'m>, N>,
-    );
+    ) {
+        let buffers = ids.iter().enumerate();
+        let buffers = buffers.map(|(n, id)| self.buffer(at.wrapping_add(n as u16), *id, aim == Aim::Write));
+        aim.look_up(buffers, memory, out);
+    }
 
     /// The chain at `at`, its memory added to `pieces`; `None` when there is none.
     fn chain<'m, P: Pieces<'m>>(
@@ -121,12 +126,13 @@ pub trait Virtq {
     /// Used entries will be published soon.
     fn will_publish(&self) {}
 
-    /// The same for chains of one position each, with as many bytes as `lens` says.
+    /// The same for chains of one position each, with as many bytes as `lens` says; returns the sum of these.
     #[inline(always)]
-    fn put_used_each(&self, at: u16, ids: &[u16], lens: &[u32]) {
+    fn put_used_each(&self, at: u16, ids: &[u16], lens: &[u32]) -> u64 {
         for (n, (id, len)) in ids.iter().zip(lens).enumerate() {
             self.put_used(at.wrapping_add(n as u16), *id, *len);
         }
+        lens.iter().map(|len| u64::from(*len)).sum()
     }
 
     /// The same for chains of one position each, with nothing written.
@@ -201,7 +207,8 @@ impl Virtq for SplitRing {
         let n = self.available(at, known, ids.len())?;
         let ids = &mut ids[..n];
         self.avail_run(at, ids);
-        ids.iter().for_each(|head| self.prefetch(*head));
+        // Mostly one after the other, four to a line.
+        ids.iter().step_by(4).for_each(|head| self.prefetch(*head));
         Ok(n)
     }
 
@@ -257,8 +264,8 @@ impl Virtq for SplitRing {
     }
 
     #[inline(always)]
-    fn put_used_each(&self, at: u16, ids: &[u16], lens: &[u32]) {
-        self.set_used_lens(at, ids, lens);
+    fn put_used_each(&self, at: u16, ids: &[u16], lens: &[u32]) -> u64 {
+        self.set_used_lens(at, ids, lens)
     }
 
     #[inline]

@@ -39,7 +39,7 @@ pub fn harvest_plain<'m>(
         for (index, slot) in (at.index..).zip(slots) {
             let upper = slot.upper();
             let Some(len) = plain_desc(upper, at) else { break 'burst };
-            let Some(piece) = lookup.whole(slot.lower(), len) else { break 'burst };
+            let Some(piece) = lookup.to_read(slot.lower(), len) else { break 'burst };
             piece.prefetch();
             if pieces.try_push(piece).is_err() || wants_completion(upper) && ends.try_push(index).is_err() {
                 break 'burst;

@@ -1,0 +1,130 @@
+//! Used elements of a split ring, many at once: eight are formed in registers and then written.
+
+use crate::SplitRing;
+use crate::widest::{Work, widest};
+
+/// Elements formed together.
+const EIGHT: usize = 8;
+
+impl SplitRing {
+    /// Writes used elements for `heads`, from `start` on, with as many bytes as `lens` says; at most the ring's size, and as
+    /// many as there are of both. The driver sees them after the next [`SplitRing::set_used_idx`]. Returns the sum of the
+    /// bytes.
+    #[inline]
+    pub fn set_used_lens(&self, start: u16, heads: &[u16], lens: &[u32]) -> u64 {
+        let count = heads.len().min(lens.len());
+        let (first, rest) = self.part(start, count);
+        let parts = [(start, 0..first), (0, first..first + rest)];
+        parts.into_iter().filter(|(_, part)| !part.is_empty()).fold(0, |sum, (start, part)| {
+            let (to, heads, lens) = (self.used_at(start), &heads[part.clone()], &lens[part]);
+            sum + widest(Elements { to, heads, lens })
+        })
+    }
+
+    /// The same with no bytes for each.
+    #[inline]
+    pub fn set_used_run(&self, start: u16, heads: &[u16]) {
+        let mut at = start;
+        for heads in heads.chunks(NO_BYTES.len()) {
+            self.set_used_lens(at, heads, &NO_BYTES);
+            at = at.wrapping_add(heads.len() as u16);
+        }
+    }
+
+    /// How many of `count` elements from `start` on lie before the ring's end, and how many at its start.
+    #[inline(always)]
+    fn part(&self, start: u16, count: usize) -> (usize, usize) {
+        let (at, size) = (usize::from(start & (self.size() - 1)), usize::from(self.size()));
+        let first = count.min(size - at);
+        (first, (count - first).min(at))
+    }
+}
+
+const NO_BYTES: [u32; 32] = [0; 32];
+
+/// Elements that lie together at `to`, where there is room for as many as there are heads; of lengths there are as many.
+struct Elements<'a> {
+    to: *mut u64,
+    heads: &'a [u16],
+    lens: &'a [u32],
+}
+
+impl Work for Elements<'_> {
+    type Outcome = u64;
+
+    #[inline(always)]
+    fn run(self) -> u64 {
+        let ((heads, last_heads), (lens, last_lens)) = (self.heads.as_chunks::<EIGHT>(), self.lens.as_chunks::<EIGHT>());
+        let (mut to, mut sums) = (self.to, [0u32; EIGHT]);
+        for (heads, lens) in heads.iter().zip(lens) {
+            let elements: [u64; EIGHT] = std::array::from_fn(|n| element(heads[n], lens[n]));
+            sums = std::array::from_fn(|n| sums[n].wrapping_add(lens[n]));
+            // SAFETY: there is room for eight more, as there are heads. The memory is the driver's, who reads it later.
+            to = unsafe {
+                to.cast::<[u64; EIGHT]>().write_unaligned(elements);
+                to.add(EIGHT)
+            };
+        }
+        let mut sum: u64 = sums.iter().map(|sum| u64::from(*sum)).sum();
+        for (head, len) in last_heads.iter().zip(last_lens) {
+            sum += u64::from(*len);
+            // SAFETY: as above, for one.
+            to = unsafe {
+                to.write_unaligned(element(*head, *len));
+                to.add(1)
+            };
+        }
+        sum
+    }
+}
+
+/// Identifier and length (virtio 1.2, 2.7.8).
+#[inline(always)]
+fn element(head: u16, len: u32) -> u64 {
+    (u64::from(head) | u64::from(len) << 32).to_le()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::fd::AsFd;
+
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::Region;
+
+    proptest! {
+        /// As many as the ring has and there are lengths, each where a single one would be written, and nothing else.
+        #[test]
+        fn elements_are_where_single_ones_would_be(
+            size in 0u32..8, start: u16, heads in proptest::collection::vec(any::<u16>(), 0..70),
+            lens in proptest::collection::vec(0u32..70_000, 0..70), with_lens: bool,
+        ) {
+            let file = tempfile::tempfile().unwrap();
+            file.set_len(8192).unwrap();
+            let rings = [0, 1].map(|_| {
+                let region = Region::map(file.as_fd(), 0, 8192, true).unwrap();
+                let ring = SplitRing::new(1 << size, (&region, 0), (&region, 2048), (&region, 4096)).unwrap();
+                (region, ring)
+            });
+            let lens = if with_lens { lens } else { vec![0; heads.len()] };
+            let count = heads.len().min(lens.len()).min(1 << size);
+            let window = rings[0].0.slice(4096, 4096).unwrap();
+            let bytes = || { let mut bytes = vec![0; 4096]; assert!(window.read_at(0, &mut bytes)); bytes };
+            prop_assert!(window.write_at(0, &[0xaa; 4096]));
+            for (n, (head, len)) in heads.iter().zip(&lens).take(count).enumerate() {
+                rings[0].1.set_used(start.wrapping_add(n as u16), *head, *len);
+            }
+            let expected = bytes();
+            prop_assert!(window.write_at(0, &[0xaa; 4096]));
+            if with_lens {
+                // Of lengths beyond what is written none may be written, but all are given.
+                let sum = rings[1].1.set_used_lens(start, &heads, &lens);
+                prop_assert_eq!(sum, lens[..count].iter().map(|len| u64::from(*len)).sum::<u64>());
+            } else {
+                rings[1].1.set_used_run(start, &heads[..count]);
+            }
+            prop_assert_eq!(bytes(), expected);
+        }
+    }
+}
