@@ -47,6 +47,7 @@ mod counters;
 mod draft;
 mod drops;
 mod emit;
+mod expected;
 mod forward;
 mod frame;
 mod grace;

@@ -11,6 +11,8 @@
 //!                                        |  prefix(address, length)  -> Slice  (frame bytes)
 //!                                        |  ring(address, n)         -> Ring   (descriptors)
 //!  (a vhost-user peer's memory: MemTable in place of DmaMap, SplitRing or PackedRing in place of Ring)
+//!
+//!  a burst:  SplitRing::windows(ids) -> Slices, four at a time -> Slice::front -> heads
 //!  own memfd page <----- SharedPage (a BAR the guest maps: doorbells and masks)
 //! ```
 //!
@@ -29,6 +31,7 @@
 
 mod dma;
 pub mod fault;
+mod front;
 mod inflight;
 mod lists;
 mod lookup;
@@ -37,9 +40,9 @@ mod page;
 mod prefetch;
 mod region;
 mod ring;
+mod runs;
 mod slice;
 mod sum;
-mod used;
 mod virtq;
 mod virtq_driver;
 mod virtq_packed;
@@ -47,6 +50,7 @@ mod widest;
 mod windows;
 
 pub use dma::{Access, DmaError, DmaMap, Hint, MAX_MAPPINGS, MapError, Mapping};
+pub use front::Front;
 pub use inflight::{Inflight, InflightNote, inflight_bytes};
 pub use lists::extend_while;
 pub use lookup::{Lookup, Place, Table};
@@ -55,7 +59,7 @@ pub use page::SharedPage;
 pub use prefetch::{advise_huge, prefetch, prefetch_write};
 pub use region::Region;
 pub use ring::{Ring, Slot, WideRing};
-pub use slice::{Front, HEAD, Slice};
+pub use slice::{HEAD, Slice};
 pub use virtq::{MAX_VIRTQ, SplitRing, VirtqDesc, VirtqPlace};
 pub use virtq_driver::DriverRing;
 pub use virtq_packed::{PackedEvent, PackedRing};

@@ -10,7 +10,6 @@
 //!          event areas  offset and wrap:16 flags:16              driver's and device's
 //! ```
 
-use std::ptr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU16, AtomicU32, AtomicU64, Ordering};
 
@@ -19,9 +18,6 @@ use crate::prefetch::at_write;
 
 /// Most descriptors of a ring (virtio 1.2, 2.7 and 2.8.10.1).
 pub const MAX_VIRTQ: u16 = 32_768;
-
-/// Heads read together by [`SplitRing::avail_run`] at best: a burst.
-const RUN: usize = 32;
 
 /// A descriptor as it was read, once.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -184,31 +180,6 @@ impl SplitRing {
         u16::from_le(unsafe { self.avail.u16(4 + 2 * at) }.load(Ordering::Relaxed))
     }
 
-    /// The heads the driver made available from `start` on, as many as `out` holds; at most the ring's size of them are
-    /// written.
-    #[inline]
-    pub fn avail_run(&self, start: u16, out: &mut [u16]) {
-        let (at, n) = (usize::from(start & self.mask), out.len().min(usize::from(self.size())));
-        // SAFETY: the area holds 6 + 2 * size bytes.
-        let ring = unsafe { self.avail.base.add(4).cast::<u16>() };
-        match out.first_chunk_mut::<RUN>() {
-            // The usual number, by a move of fixed size.
-            Some(run) if n == RUN && at + RUN <= usize::from(self.size()) => {
-                // SAFETY: at + RUN is at most the size; `run` holds as many and is our own memory.
-                unsafe { ptr::copy_nonoverlapping(ring.add(at).cast::<[u16; RUN]>(), run, 1) };
-            }
-            _ => {
-                let first = n.min(usize::from(self.size()) - at);
-                // SAFETY: at + first and n - first are at most the size; `out` holds n and is our own memory.
-                unsafe {
-                    ptr::copy_nonoverlapping(ring.add(at), out.as_mut_ptr(), first);
-                    ptr::copy_nonoverlapping(ring, out.as_mut_ptr().add(first), n - first);
-                }
-            }
-        }
-        out.iter_mut().for_each(|head| *head = u16::from_le(*head));
-    }
-
     /// Asks the processor to bring the available entry at `index` near.
     #[inline(always)]
     pub fn prefetch_avail(&self, index: u16) {
@@ -263,6 +234,13 @@ impl SplitRing {
     #[inline(always)]
     pub fn prefetch(&self, index: u16) {
         self.desc.prefetch(usize::from(index) * 16);
+    }
+
+    /// Where the available entries lie, as many as the ring has.
+    #[inline(always)]
+    pub(crate) fn avail_entries(&self) -> *const u16 {
+        // SAFETY: the area holds 6 + 2 * size bytes.
+        unsafe { self.avail.base.add(4).cast() }
     }
 
     /// Where the used element at `index` lies; behind it those up to the ring's end.

@@ -98,8 +98,8 @@ mod wide {
     use arrayvec::ArrayVec;
 
     use super::Aim;
-    use crate::slice::{HEAD, ROOMY};
     use crate::lookup::{Lookup, Place, Table};
+    use crate::slice::{HEAD, ROOMY};
     use crate::{Slice, SplitRing};
 
     /// Descriptors looked at together.
@@ -213,5 +213,119 @@ mod wide {
             _mm256_storeu_si256(to.cast::<__m256i>().add(1), _mm256_unpackhi_epi64(at, shape));
             Some(&*to.cast())
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::fd::AsFd;
+    use std::sync::Arc;
+
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::{HEAD, MemTable, Region, Span, SpanHint};
+
+    /// Bytes of memory behind the ring, in stretches that do not touch: guest address and bytes of each.
+    const STRETCHES: [(u64, usize); 3] = [(0x1000, 4096), (0x10_0000, 200), (u64::MAX - 8191, 4096)];
+    const WRITE: u16 = 2;
+
+    /// Mostly alike: of one direction, and short enough for where they lie, near either end of a stretch.
+    fn any_buffers() -> impl Strategy<Value = Vec<(u64, u32, u16)>> {
+        let at = |n: usize, by: i64| {
+            let (guest, len) = STRETCHES[n];
+            guest.wrapping_add(if by < 0 { len as u64 } else { 0 }).wrapping_add(by as u64)
+        };
+        let usual = (prop_oneof![4 => Just(0), 1 => 1..3usize], -150..150i64).prop_map(move |(n, by)| at(n, by));
+        let beyond = (0..3usize, -70..5000i64).prop_map(move |(n, by)| STRETCHES[n].0.wrapping_add(by as u64));
+        let addr = prop_oneof![20 => usual, 1 => beyond, 1 => any::<u64>()];
+        let len = prop_oneof![20 => 1u32..60, 1 => 60u32..200, 1 => any::<u32>().prop_map(|len| len | 1)];
+        prop_oneof![Just(0), Just(WRITE)].prop_flat_map(move |most| {
+            let flags = prop_oneof![20 => Just(most), 1 => Just(0), 1 => Just(WRITE), 1 => any::<u16>()];
+            proptest::collection::vec((addr.clone(), len.clone(), flags), 16)
+        })
+    }
+
+    fn memory() -> (Arc<Region>, MemTable) {
+        let file = tempfile::tempfile().unwrap();
+        file.set_len(16384).unwrap();
+        let region = Region::map(file.as_fd(), 0, 16384, true).unwrap();
+        let bytes: Vec<u8> = (0..16384u32).map(|n| (n % 251) as u8 + 1).collect();
+        assert!(region.slice(0, 16384).unwrap().write_at(0, &bytes));
+        let mut table = MemTable::new();
+        let mut offset = 4096;
+        for (guest, len) in STRETCHES {
+            let span = Span { guest, len: len as u64, user: offset as u64, region: region.clone(), offset };
+            table = table.with(span).unwrap();
+            offset += len;
+        }
+        (region, table)
+    }
+
+    proptest! {
+        /// Together and one by one are the same windows, up to the same end; a front is what lies there, with zeros behind it.
+        #[test]
+        fn together_is_as_one_by_one(
+            buffers in any_buffers(),
+            ids in proptest::collection::vec(prop_oneof![30 => 0u16..16, 1 => any::<u16>()], 0..40),
+            write: bool,
+        ) {
+            let (region, table) = memory();
+            let ring = SplitRing::new(16, (&region, 0), (&region, 1024), (&region, 2048)).unwrap();
+            for (n, (addr, len, flags)) in buffers.iter().enumerate() {
+                let window = region.slice(16 * n, 16).unwrap();
+                window.store_u64(0, *addr);
+                window.store_u32(8, *len);
+                // The next one is of no meaning with these flags.
+                window.store_u32(12, u32::from(*flags) | 0xbeef_0000);
+            }
+            let (aim, flags) = if write { (Aim::Write, WRITE) } else { (Aim::Read, 0) };
+            let (mut together, mut single) = (ArrayVec::<Slice<'_>, 32>::new(), ArrayVec::<Slice<'_>, 32>::new());
+            ring.windows(&ids, flags, aim, &mut table.lookup(&mut SpanHint::default()), &mut together);
+            let mut roomy = vec![];
+            for id in ids.iter().take(32) {
+                let found = ring.buffer(*id, flags);
+                let found = found.and_then(|(addr, len)| table.lookup(&mut SpanHint::default()).whole(addr, len));
+                roomy.push(ring.buffer(*id, flags).is_some_and(|(addr, len)| {
+                    table.lookup(&mut SpanHint::default()).whole(addr, len.saturating_add(HEAD as u32)).is_some()
+                }));
+                match found {
+                    None if write => break,
+                    found => single.push(found.unwrap_or(Slice::NOTHING)),
+                }
+            }
+            prop_assert_eq!(together.len(), single.len());
+            for ((a, b), roomy) in together.iter().zip(&single).zip(roomy) {
+                prop_assert!(roomy || !a.has_front());
+                prop_assert_eq!((a.as_ptr(), a.len()), (b.as_ptr(), b.len()));
+                prop_assert!(!write || a.writable());
+                let front = a.front::<12>(0, 1 << 20);
+                prop_assert!(front.is_none() || a.has_front() && a.len() >= 12);
+                if let Some(front) = front {
+                    let (mut all, n) = (vec![0; a.len()], (a.len() - 12).min(HEAD));
+                    prop_assert!(b.read_at(0, &mut all));
+                    prop_assert_eq!((front.len, front.head_len), (a.len() - 12, n));
+                    prop_assert_eq!((&front.header[..], &front.head[..n]), (&all[..12], &all[12..12 + n]));
+                    prop_assert!(front.head[n..].iter().all(|byte| *byte == 0));
+                    // Not one that must not be written, and none that is cut from it.
+                    prop_assert!(!a.write_head(&[0; HEAD], 1) && !a.sub(0, a.len()).unwrap().has_front());
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_front_is_of_the_lengths_asked_for() {
+        let (region, table) = memory();
+        let ring = SplitRing::new(4, (&region, 0), (&region, 1024), (&region, 2048)).unwrap();
+        for (n, len) in [19u32, 20, 40, 41].into_iter().enumerate() {
+            let window = region.slice(16 * n, 16).unwrap();
+            window.store_u64(0, STRETCHES[0].0);
+            window.store_u64(8, u64::from(len));
+        }
+        let mut out = ArrayVec::<Slice<'_>, 4>::new();
+        ring.windows(&[0, 1, 2, 3], 0, Aim::Read, &mut table.lookup(&mut SpanHint::default()), &mut out);
+        let lens: Vec<_> = out.iter().map(|window| window.front::<12>(8, 28).map(|front| front.len)).collect();
+        assert_eq!(lens, [None, Some(8), Some(28), None]);
     }
 }

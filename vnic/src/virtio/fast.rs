@@ -109,7 +109,10 @@ impl<'a, R: Virtq> Path<'a, R> {
     /// Claims positions for `count` frames as long as there are buffers, and looks them up; `None` when there is none.
     #[inline(always)]
     fn claim(&self, count: usize, rooms: &mut Rooms<'a>, ids: &mut Ids) -> Result<Option<Claim>, NotPlain> {
-        while count > 0 {
+        if count == 0 {
+            return Err(NotPlain);
+        }
+        loop {
             let Some(seen) = self.state.claims.look() else { return Ok(None) };
             let mut known = seen.avail();
             if R::INDEXED {
@@ -137,7 +140,6 @@ impl<'a, R: Virtq> Path<'a, R> {
                 }
             }
         }
-        Err(NotPlain)
     }
 
     /// The buffers from position `at` on, `count` at most and up to `known`, as long as each is one piece of memory.

@@ -1,12 +1,41 @@
-//! Used elements of a split ring, many at once: eight are formed in registers and then written.
+//! Entries of a split ring, many at once: available ones by one move for a burst, used ones eight at a time, formed in registers
+//! and then written.
+
+use std::ptr;
 
 use crate::SplitRing;
 use crate::widest::{Work, widest};
 
-/// Elements formed together.
+/// Heads read together by [`SplitRing::avail_run`] at best: a burst.
+const RUN: usize = 32;
+/// Used elements formed together.
 const EIGHT: usize = 8;
 
 impl SplitRing {
+    /// The heads the driver made available from `start` on, as many as `out` holds; at most the ring's size of them are
+    /// written.
+    #[inline]
+    pub fn avail_run(&self, start: u16, out: &mut [u16]) {
+        let (at, n) = (usize::from(start & (self.size() - 1)), out.len().min(usize::from(self.size())));
+        let ring = self.avail_entries();
+        match out.first_chunk_mut::<RUN>() {
+            // The usual number, by a move of fixed size.
+            Some(run) if n == RUN && at + RUN <= usize::from(self.size()) => {
+                // SAFETY: at + RUN is at most the size; `run` holds as many and is our own memory.
+                unsafe { ptr::copy_nonoverlapping(ring.add(at).cast::<[u16; RUN]>(), run, 1) };
+            }
+            _ => {
+                let first = n.min(usize::from(self.size()) - at);
+                // SAFETY: at + first and n - first are at most the size; `out` holds n and is our own memory.
+                unsafe {
+                    ptr::copy_nonoverlapping(ring.add(at), out.as_mut_ptr(), first);
+                    ptr::copy_nonoverlapping(ring, out.as_mut_ptr().add(first), n - first);
+                }
+            }
+        }
+        out.iter_mut().for_each(|head| *head = u16::from_le(*head));
+    }
+
     /// Writes used elements for `heads`, from `start` on, with as many bytes as `lens` says; at most the ring's size, and as
     /// many as there are of both. The driver sees them after the next [`SplitRing::set_used_idx`]. Returns the sum of the
     /// bytes.
@@ -54,7 +83,8 @@ impl Work for Elements<'_> {
 
     #[inline(always)]
     fn run(self) -> u64 {
-        let ((heads, last_heads), (lens, last_lens)) = (self.heads.as_chunks::<EIGHT>(), self.lens.as_chunks::<EIGHT>());
+        let ((heads, last_heads), (lens, last_lens)) =
+            (self.heads.as_chunks::<EIGHT>(), self.lens.as_chunks::<EIGHT>());
         let (mut to, mut sums) = (self.to, [0u32; EIGHT]);
         for (heads, lens) in heads.iter().zip(lens) {
             let elements: [u64; EIGHT] = std::array::from_fn(|n| element(heads[n], lens[n]));
