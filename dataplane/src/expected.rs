@@ -23,13 +23,13 @@ pub(crate) struct Common {
     pub(crate) frames: usize,
     pub(crate) bytes: u64,
     /// Addresses and type of the first, as it is thought; zeros when that has a tag.
-    first: [u64; 2],
+    first: u128,
     /// True when another has others.
     pub(crate) odd: bool,
 }
 
 impl Common {
-    pub(crate) const NONE: Common = Common { frames: 0, bytes: 0, first: [0; 2], odd: false };
+    pub(crate) const NONE: Common = Common { frames: 0, bytes: 0, first: 0, odd: false };
 }
 
 /// What [`Burst::push_expected`] does.
@@ -78,7 +78,7 @@ impl Burst<'_> {
         let (mut most, mut seen, mut number) = (*longest, *common, numbers.start as u16);
         if seen.frames == 0 {
             let front = pieces.first().and_then(|piece| piece.front::<P>(ETH_HEADER, MAX_FRAME));
-            seen.first = front.filter(|front| !is_tagged(&front.head)).map_or([0; 2], |front| words(&front.head));
+            seen.first = front.filter(|front| !is_tagged(&front.head)).map_or(0, |front| words(&front.head));
         }
         let (first, mut bytes, mut odd) = (seen.first, seen.bytes, seen.odd);
         let read = |piece: &Slice<'_>| {

@@ -253,9 +253,9 @@ impl Frame {
 /// The addresses and the Ethernet type of a frame with this head, to compare while it is read: words that lie as the head was
 /// written. A word across those, as [`Key`] has one, would have to wait until what was just written is in the cache.
 #[inline(always)]
-pub(crate) fn words(head: &[u8; HEAD_PLAIN]) -> [u64; 2] {
+pub(crate) fn words(head: &[u8; HEAD_PLAIN]) -> u128 {
     // Of the second word all but the two bytes behind the type.
-    [word(head, 0), word(head, 8) << 16]
+    head.first_chunk().map_or(0, |bytes| u128::from_le_bytes(*bytes)) & (!0 >> 16)
 }
 
 #[inline(always)]
