@@ -66,7 +66,7 @@ impl Burst<'_> {
     /// still be a frame, for [`Burst::push`].
     #[inline]
     pub fn push_expected<const P: usize>(&mut self, numbers: Range<usize>) -> usize {
-        widest(Expected::<P> { burst: self, numbers })
+        widest(numbers.len(), Expected::<P> { burst: self, numbers })
     }
 
     /// Adds frames as [`Burst::push_expected`], up to the first whose memory is not such that its front can be read, or that has

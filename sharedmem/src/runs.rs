@@ -46,7 +46,7 @@ impl SplitRing {
         let parts = [(start, 0..first), (0, first..first + rest)];
         parts.into_iter().filter(|(_, part)| !part.is_empty()).fold(0, |sum, (start, part)| {
             let (to, heads, lens) = (self.used_at(start), &heads[part.clone()], &lens[part]);
-            sum + widest(Elements { to, heads, lens })
+            sum + widest(heads.len(), Elements { to, heads, lens })
         })
     }
 

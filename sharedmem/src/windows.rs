@@ -11,6 +11,7 @@
 use arrayvec::ArrayVec;
 
 use crate::lookup::{Lookup, Table};
+use crate::widest::FEW;
 use crate::{Slice, SplitRing};
 
 /// What is to be done with the buffers that are looked for.
@@ -74,7 +75,7 @@ impl SplitRing {
     ) {
         let ids = ids.get(..out.remaining_capacity()).unwrap_or(ids);
         #[cfg(target_arch = "x86_64")]
-        if is_x86_feature_detected!("avx2") {
+        if ids.len() >= FEW && is_x86_feature_detected!("avx2") {
             // SAFETY: the processor has AVX2, and there is room for as many.
             return unsafe {
                 match aim {

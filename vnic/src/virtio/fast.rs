@@ -176,12 +176,15 @@ impl<'a, R: Virtq> Path<'a, R> {
         let (first, last) = rooms.split_at(if long { rooms.len().saturating_sub(NEAR) } else { 0 });
         let (mut lens, mut done) = ([0; BURST], 0);
         if !first.is_empty() {
-            done = widest(Fill::<P, F> { burst, frames, rooms: first, lens: &mut lens });
+            done = widest(first.len(), Fill::<P, F> { burst, frames, rooms: first, lens: &mut lens });
         }
         self.state.claims.will_finish(claim);
         self.ring.will_publish();
         if done == first.len() {
-            done += widest(Fill::<P, F> { burst, frames: &frames[done..], rooms: last, lens: &mut lens[done..] });
+            done += widest(
+                last.len(),
+                Fill::<P, F> { burst, frames: &frames[done..], rooms: last, lens: &mut lens[done..] },
+            );
         }
         if let Some(room) = rooms.get(done) {
             self.note(room.len());
