@@ -706,15 +706,17 @@ fn stop_waits_for_the_worker() {
     let ended = Arc::new(AtomicBool::new(false));
     let seen = ended.clone();
     let guard = donor.card.shared.clone();
+    let (holds, held) = std::sync::mpsc::channel();
     let worker = std::thread::spawn(move || {
         let held = guard.active.load();
         assert!(held.is_some());
+        holds.send(()).unwrap();
         std::thread::sleep(std::time::Duration::from_millis(30));
         drop(held);
         seen.store(true, Ordering::SeqCst);
         ticker.tick();
     });
-    std::thread::sleep(std::time::Duration::from_millis(5));
+    held.recv().unwrap();
     donor.set_csr(0, 4);
     assert!(ended.load(Ordering::SeqCst));
     worker.join().unwrap();
