@@ -37,7 +37,7 @@ pub(crate) fn resolve(
 #[inline]
 pub(crate) fn owner_takes(to: &PortEntry, vnic: &VnicRole, dst: Mac, domain: Tag) -> Result<Option<Tag>, DropReason> {
     let filter = to.state.unicast();
-    let all = filter.promiscuous() && vnic.policy.security.promiscuous;
+    let all = takes_all(to, vnic);
     let tag = vnic.policy.egress_tag(domain);
     if !filter.started() {
         Err(DropReason::NotConnected)
@@ -50,12 +50,18 @@ pub(crate) fn owner_takes(to: &PortEntry, vnic: &VnicRole, dst: Mac, domain: Tag
     }
 }
 
+/// True when the guest wants every frame, and may have it.
+#[inline]
+fn takes_all(to: &PortEntry, vnic: &VnicRole) -> bool {
+    vnic.policy.security.promiscuous && to.state.unicast().promiscuous()
+}
+
 /// The same for a frame to somebody behind the port: its card's own address does not matter. A promiscuous guest takes
 /// what its VLAN filter does not, here as above: else it would get as a copy for a tap what it had just refused.
 #[inline]
 pub(crate) fn passes_on(to: &PortEntry, vnic: &VnicRole, domain: Tag) -> Result<Option<Tag>, DropReason> {
     let filter = to.state.unicast();
-    let all = filter.promiscuous() && vnic.policy.security.promiscuous;
+    let all = takes_all(to, vnic);
     let tag = vnic.policy.egress_tag(domain);
     if !filter.started() {
         Err(DropReason::NotConnected)

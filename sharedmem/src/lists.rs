@@ -1,12 +1,13 @@
-//! Filling a list in a loop: where the next item goes and how many there are stays in registers.
+//! Filling a list in a loop: where the next item goes and how many there are stays in registers. It shares no memory, and stands
+//! here because unsafe code does.
 
 use arrayvec::ArrayVec;
 
 /// Adds to `list` what `make` makes of what `read` finds in each of `items`, as long as there is room, `read` finds something
 /// and `keep`, which sees it in its place, does not refuse it; returns how many there are.
 ///
-/// As [`ArrayVec::try_push`] for each, which stores the new length every time: that is a seventh of the work where an item
-/// is a frame that is read ahead.
+/// As [`ArrayVec::try_push`] for each, but that loads, compares and stores the length every time, and [`ArrayVec::extend`] is not
+/// inlined, so that items go through memory twice.
 #[inline(always)]
 pub fn extend_while<I, R, T: Copy, const N: usize>(
     list: &mut ArrayVec<T, N>,

@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicU8, AtomicU16, AtomicU32, AtomicU64, Ordering};
 use crate::prefetch::{LINE, at_write, at_write_behind, claim_lines};
 use crate::sum;
 
-/// Bytes of [`Slice::read_head_behind`] and [`Slice::write_head`]: a cache line.
+/// Bytes of a head, as [`Slice::front`], [`Slice::read_head_behind`] and [`Slice::write_prefixed`] have it: a cache line.
 pub const HEAD: usize = 64;
 
 /// `len` bytes of memory that somebody else may write at any moment. Copy it freely; it borrows
@@ -167,18 +167,6 @@ impl<'m> Slice<'m> {
         n
     }
 
-    /// Copies the first `n` bytes of `head` to the start of the window; false (and nothing copied) when they do not
-    /// fit, `n` is more than [`HEAD`], or the window is read-only.
-    #[inline]
-    pub fn write_head(&self, head: &[u8; HEAD], n: usize) -> bool {
-        if n > HEAD || !self.takes(n) {
-            return false;
-        }
-        // SAFETY: both are good for n bytes, the window is writable, and `head` is our own memory.
-        unsafe { copy_short(head.as_ptr(), self.as_ptr(), n) };
-        true
-    }
-
     /// Writes `prefix` and then the first `n` bytes of `head` to the start of the window; false (and nothing written) when
     /// they do not fit, `n` is more than [`HEAD`], or the window is read-only.
     #[inline(always)]
@@ -313,8 +301,8 @@ mod tests {
             prop_assert_eq!(&head[..n], &data[..n]);
             prop_assert!(head[n..].iter().all(|b| *b == 0xaa));
             let back = region.slice(3000 + to, n).unwrap();
-            prop_assert!(!back.write_head(&head, n + 1));
-            prop_assert!(back.write_head(&head, n));
+            prop_assert!(!back.write_prefixed(&[], &head, n + 1));
+            prop_assert!(back.write_prefixed(&[], &head, n));
             prop_assert!(back.read_at(0, &mut out[..n]));
             prop_assert_eq!(&out[..n], &data[..n]);
             let mut beyond = [1];

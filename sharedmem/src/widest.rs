@@ -1,4 +1,5 @@
-//! Code made twice: for every x86-64, and for those with wide instructions.
+//! Code made twice: for every x86-64, and for those with wide instructions. It stands here because calling what only some
+//! processors can do is unsafe.
 
 /// Work for [`widest`].
 pub trait Work {

@@ -309,7 +309,7 @@ mod tests {
                     prop_assert_eq!((&front.header[..], &front.head[..n]), (&all[..12], &all[12..12 + n]));
                     prop_assert!(front.head[n..].iter().all(|byte| *byte == 0));
                     // Not one that must not be written, and none that is cut from it.
-                    prop_assert!(!a.write_head(&[0; HEAD], 1) && !a.sub(0, a.len()).unwrap().has_front());
+                    prop_assert!(!a.write_prefixed(&[], &[0; HEAD], 1) && !a.sub(0, a.len()).unwrap().has_front());
                 }
             }
         }

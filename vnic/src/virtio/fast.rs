@@ -2,8 +2,8 @@
 //!
 //! ```text
 //!  split   claim as many positions as there are frames (the index tells that they are there)   one compare-and-swap
-//!          entry -> descriptor -> window, asked for; used entry                                 nobody else's
-//!          header and frame into the window, publish
+//!          entries -> descriptors -> windows, asked for                                         nobody else's
+//!          header and frame into each window that holds them; used entries, publish
 //!  packed  the descriptors tell what is there, so they are looked at first; the claim holds if nobody else's came between
 //! ```
 //! A claimed position that turns out to hold no such buffer goes back, with those behind it. Where others have claimed

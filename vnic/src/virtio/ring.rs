@@ -83,7 +83,7 @@ pub trait Virtq {
     fn available(&self, at: u16, known: &mut u16, wanted: usize) -> Result<usize, Broken>;
 
     /// Looks for chains of one position each, from `at` on, as many as `ids` has room for; their identifiers go there, and
-    /// their descriptors are on the way to the cache. Returns how many there are. `known` is the position up to which
+    /// their descriptors are on the way to the cache, where they are one after the other. Returns how many there are. `known` is the position up to which
     /// chains are known to be available, and what it is found to be.
     fn singles(&self, at: u16, known: &mut u16, ids: &mut [u16]) -> Result<usize, Broken>;
 
