@@ -1,6 +1,7 @@
 //! Entries of a split ring, many at once: available ones by one move for a burst, used ones eight at a time, formed in registers
 //! and then written.
 
+use std::ops::Range;
 use std::ptr;
 
 use crate::SplitRing;
@@ -42,34 +43,28 @@ impl SplitRing {
     #[inline]
     pub fn set_used_lens(&self, start: u16, heads: &[u16], lens: &[u32]) -> u64 {
         let count = heads.len().min(lens.len());
-        let (first, rest) = self.part(start, count);
-        let parts = [(start, 0..first), (0, first..first + rest)];
-        parts.into_iter().filter(|(_, part)| !part.is_empty()).fold(0, |sum, (start, part)| {
-            let (to, heads, lens) = (self.used_at(start), &heads[part.clone()], &lens[part]);
-            sum + widest(heads.len(), Elements { to, heads, lens })
+        self.set_elements(start, &heads[..count], |sum, to, part| {
+            sum + widest(part.len(), Elements { to, heads: &heads[part.clone()], lens: &lens[part] })
         })
     }
 
     /// The same with no bytes for each.
     #[inline]
     pub fn set_used_run(&self, start: u16, heads: &[u16]) {
-        let mut at = start;
-        for heads in heads.chunks(NO_BYTES.len()) {
-            self.set_used_lens(at, heads, &NO_BYTES);
-            at = at.wrapping_add(heads.len() as u16);
-        }
+        self.set_elements(start, heads, |_, to, part| widest(part.len(), EmptyElements { to, heads: &heads[part] }));
     }
 
-    /// How many of `count` elements from `start` on lie before the ring's end, and how many at its start.
+    /// Folds `write` over where elements for `heads` from `start` on lie, and which these are: before the ring's end, and at its
+    /// start.
     #[inline(always)]
-    fn part(&self, start: u16, count: usize) -> (usize, usize) {
+    fn set_elements<T: Default>(&self, start: u16, heads: &[u16], write: impl Fn(T, *mut u64, Range<usize>) -> T) -> T {
         let (at, size) = (usize::from(start & (self.size() - 1)), usize::from(self.size()));
-        let first = count.min(size - at);
-        (first, (count - first).min(at))
+        let first = heads.len().min(size - at);
+        let rest = (heads.len() - first).min(at);
+        let done = write(T::default(), self.used_at(start), 0..first);
+        if rest == 0 { done } else { write(done, self.used_at(0), first..first + rest) }
     }
 }
-
-const NO_BYTES: [u32; 32] = [0; 32];
 
 /// Elements that lie together at `to`, where there is room for as many as there are heads; of lengths there are as many.
 struct Elements<'a> {
@@ -87,24 +82,54 @@ impl Work for Elements<'_> {
             (self.heads.as_chunks::<EIGHT>(), self.lens.as_chunks::<EIGHT>());
         let (mut to, mut sums) = (self.to, [0u32; EIGHT]);
         for (heads, lens) in heads.iter().zip(lens) {
-            let elements: [u64; EIGHT] = std::array::from_fn(|n| element(heads[n], lens[n]));
+            // SAFETY: there is room for eight more, as there are heads.
+            to = unsafe { put(to, std::array::from_fn::<_, EIGHT, _>(|n| element(heads[n], lens[n]))) };
             sums = std::array::from_fn(|n| sums[n].wrapping_add(lens[n]));
-            // SAFETY: there is room for eight more, as there are heads. The memory is the driver's, who reads it later.
-            to = unsafe {
-                to.cast::<[u64; EIGHT]>().write_unaligned(elements);
-                to.add(EIGHT)
-            };
         }
         let mut sum: u64 = sums.iter().map(|sum| u64::from(*sum)).sum();
         for (head, len) in last_heads.iter().zip(last_lens) {
             sum += u64::from(*len);
             // SAFETY: as above, for one.
-            to = unsafe {
-                to.write_unaligned(element(*head, *len));
-                to.add(1)
-            };
+            to = unsafe { put(to, [element(*head, *len)]) };
         }
         sum
+    }
+}
+
+/// The same with no bytes for each.
+struct EmptyElements<'a> {
+    to: *mut u64,
+    heads: &'a [u16],
+}
+
+impl Work for EmptyElements<'_> {
+    type Outcome = ();
+
+    #[inline(always)]
+    fn run(self) {
+        let (heads, last) = self.heads.as_chunks::<EIGHT>();
+        let mut to = self.to;
+        for heads in heads {
+            // SAFETY: there is room for eight more, as there are heads.
+            to = unsafe { put(to, heads.map(|head| element(head, 0))) };
+        }
+        for head in last {
+            // SAFETY: as above, for one.
+            to = unsafe { put(to, [element(*head, 0)]) };
+        }
+    }
+}
+
+/// Writes elements, and gives where the next one goes.
+///
+/// # Safety
+/// There must be room at `to`. The memory is the driver's, who reads it later.
+#[inline(always)]
+unsafe fn put<const N: usize>(to: *mut u64, elements: [u64; N]) -> *mut u64 {
+    // SAFETY: the caller's promise.
+    unsafe {
+        to.cast::<[u64; N]>().write_unaligned(elements);
+        to.add(N)
     }
 }
 

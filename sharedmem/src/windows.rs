@@ -153,27 +153,45 @@ mod wide {
         // The ring's size is a power of two: no bit of any identifier is above those of the last.
         let all_there = ids.iter().fold(0, |all, id| all | id) < ring.size();
         let (fours, rest) = if all_there { ids.as_chunks::<FOUR>() } else { ([].as_slice(), ids) };
-        let mut place = Wide::new(memory.place(), aim);
-        let mut count = out.len();
-        for four in fours {
+        let mut left = fours;
+        while !left.is_empty() {
             // SAFETY: there is room for as many windows as there are identifiers, by the caller's promise.
-            let to = unsafe { out.as_mut_ptr().add(count) };
-            // SAFETY: the ring has such descriptors; there is room; the place is one of the lookup, which keeps it for 'm.
-            if let Some(windows) = unsafe { four_at_once(ring, four, flags, &place, to) } {
-                windows.iter().for_each(|window| aim.ask_for(window));
-                count += FOUR;
-                continue;
-            }
-            // SAFETY: so many windows were written.
-            unsafe { out.set_len(count) };
-            if !aim.look_up(four.iter().map(|id| ring.buffer(*id, flags)), memory, out) {
+            let found = unsafe { run::<WRITE, N>(ring, left, flags, &Wide::new(memory.place(), aim), out) };
+            let Some((odd, others)) = left[found..].split_first() else { break };
+            if !aim.look_up(odd.iter().map(|id| ring.buffer(*id, flags)), memory, out) {
                 return;
             }
-            (place, count) = (Wide::new(memory.place(), aim), out.len());
+            left = others;
+        }
+        aim.look_up(rest.iter().map(|id| ring.buffer(*id, flags)), memory, out);
+    }
+
+    /// Adds the windows of those which are as wanted and lie in `place`, up to the first four of which one is not; returns how
+    /// many fours there are.
+    ///
+    /// # Safety
+    /// `out` must have room for all; the identifiers must be below the ring's size, and the place be mapped for `'m`.
+    #[target_feature(enable = "avx2")]
+    #[inline]
+    unsafe fn run<'m, const WRITE: bool, const N: usize>(
+        ring: &SplitRing,
+        ids: &[[u16; FOUR]],
+        flags: u16,
+        place: &Wide,
+        out: &mut ArrayVec<Slice<'m>, N>,
+    ) -> usize {
+        let (before, mut count) = (out.len(), 0);
+        // SAFETY: it is no further than the capacity.
+        let to = unsafe { out.as_mut_ptr().add(before).cast::<[Slice<'m>; FOUR]>() };
+        for four in ids {
+            // SAFETY: the caller's promises; so many fours were written before.
+            let Some(windows) = (unsafe { four_at_once(ring, four, flags, place, to.add(count)) }) else { break };
+            windows.iter().for_each(|window| if WRITE { Aim::Write } else { Aim::Read }.ask_for(window));
+            count += 1;
         }
         // SAFETY: so many windows were written.
-        unsafe { out.set_len(count) };
-        aim.look_up(rest.iter().map(|id| ring.buffer(*id, flags)), memory, out);
+        unsafe { out.set_len(before + FOUR * count) };
+        count
     }
 
     /// Writes the windows of all four to `to` when all are as wanted and lie in `place`; `None` otherwise.
@@ -187,7 +205,7 @@ mod wide {
         ids: &[u16; FOUR],
         flags: u16,
         place: &Wide,
-        to: *mut Slice<'m>,
+        to: *mut [Slice<'m>; FOUR],
     ) -> Option<&'o [Slice<'m>; FOUR]> {
         // SAFETY: the identifiers are below the ring's size, and a descriptor is 16 bytes, aligned to as many. They are shared
         // memory, so the reads are volatile.
@@ -212,7 +230,7 @@ mod wide {
         unsafe {
             _mm256_storeu_si256(to.cast(), _mm256_unpacklo_epi64(at, shape));
             _mm256_storeu_si256(to.cast::<__m256i>().add(1), _mm256_unpackhi_epi64(at, shape));
-            Some(&*to.cast())
+            Some(&*to)
         }
     }
 }
