@@ -9,7 +9,9 @@ use wire::{ETH_HEADER, ETHERTYPE_VLAN, TAG_LEN, Tag, be16};
 use crate::DropReason;
 use crate::draft::Draft;
 use crate::expected::{Common, push_one, take_tag};
-use crate::frame::{Asks, BURST, Csum, Frame, HEAD_MAX, HEAD_PLAIN, MAX_FRAME, MAX_FRAME_SLICES, Offload, Packed};
+use crate::frame::{
+    Asks, BURST, Csum, Facts, Frame, HEAD_MAX, HEAD_PLAIN, MAX_FRAME, MAX_FRAME_SLICES, Offload, Packed,
+};
 
 /// Memory pieces one burst can hold.
 pub const BURST_SLICES: usize = 512;
@@ -99,7 +101,7 @@ impl<'m> Burst<'m> {
         let head = self.head_of(frame);
         let mut at = head.len().min(out.len());
         out[..at].copy_from_slice(&head[..at]);
-        let mut skip = head.len() + usize::from(frame.cut);
+        let mut skip = head.len() + usize::from(frame.facts.cut);
         for piece in self.slices_of(frame) {
             let from = skip.min(piece.len());
             skip -= from;
@@ -115,9 +117,9 @@ impl<'m> Burst<'m> {
     /// All bytes of `frame` that were read ahead.
     #[inline]
     pub(crate) fn head_of<'b>(&'b self, frame: &'b Frame) -> &'b [u8] {
-        match frame.asks {
+        match frame.facts.asks {
             Asks::Work => {
-                let long = self.long.get(usize::from(frame.long));
+                let long = self.long.get(usize::from(frame.facts.long));
                 long.and_then(|long| long.bytes.get(..usize::from(long.len))).unwrap_or(&[])
             }
             _ => frame.head(),
@@ -128,7 +130,7 @@ impl<'m> Burst<'m> {
     #[inline]
     pub(crate) fn slices_of(&self, frame: &Frame) -> &[Slice<'m>] {
         let first = usize::from(frame.first);
-        &self.slices[first..first + usize::from(frame.count)]
+        &self.slices[first..first + usize::from(frame.facts.count)]
     }
 
     /// Counts a frame of `len` bytes that the port itself found bad. Ignored when the burst has no
@@ -207,7 +209,7 @@ impl<'m> Burst<'m> {
         self.slices.try_push(piece).map_err(|_| DropReason::BadDescriptor)?;
         let frame =
             push_one::<0>(&mut self.frames, piece, number, MAX_FRAME + TAG_LEN).ok_or(DropReason::BadDescriptor)?;
-        frame.asks = asks;
+        frame.facts.asks = asks;
         frame.set_tag(tag);
         self.longest = self.longest.max(frame.len());
         self.special |= asks != Asks::Nothing || tag.is_some();
@@ -235,22 +237,23 @@ impl<'m> Burst<'m> {
         draft.check_offload()?;
         let Draft { head_len, len, tag, offload, .. } = draft;
         let cut = (got - head_len) as u8;
-        let mut frame = Frame { len: len as u32, cut, offload: Packed::new(offload), ..Frame::EMPTY };
-        (frame.first, frame.count) = (self.slices.len() as u16, pieces.len() as u8);
+        let first = self.slices.len() as u16;
+        let facts = Facts { cut, count: pieces.len() as u8, offload: Packed::new(offload), ..Facts::plain(0) };
+        let mut frame = Frame { len: len as u32, first, facts, ..Frame::EMPTY };
         frame.set_tag(tag);
         let short = head_len.min(HEAD_PLAIN);
         frame.head[..short].copy_from_slice(&long[..short]);
         frame.head_len = short as u16;
         if asks(offload) {
-            frame.asks = Asks::Work;
-            frame.long = self.long.len() as u8;
+            frame.facts.asks = Asks::Work;
+            frame.facts.long = self.long.len() as u8;
             let long = Long { bytes: long, len: head_len as u8 };
             self.long.try_push(long).map_err(|_| DropReason::BadDescriptor)?;
         } else if offload.csum == Csum::Good {
-            frame.asks = Asks::Good;
+            frame.facts.asks = Asks::Good;
         }
         self.longest = self.longest.max(frame.len());
-        self.special |= frame.tag != 0 || frame.asks != Asks::Nothing;
+        self.special |= frame.facts.tag != 0 || !frame.is_silent();
         self.slices.try_extend_from_slice(pieces).map_err(|_| DropReason::BadDescriptor)?;
         self.frames.try_push(frame).map_err(|_| DropReason::BadDescriptor)
     }

@@ -163,7 +163,7 @@ impl<'b, 'm> Plan<'b, 'm> {
         Some(Scattered {
             head: len,
             rest: self.burst.slices_of(self.frame),
-            skip: from.len() + usize::from(self.frame.cut),
+            skip: from.len() + usize::from(self.frame.facts.cut),
             payload,
         })
     }
@@ -254,7 +254,7 @@ impl<'b, 'm> Plan<'b, 'm> {
             return false;
         }
         let slices = self.burst.slices_of(self.frame);
-        let skip_in_slices = payload.0 + usize::from(self.frame.cut);
+        let skip_in_slices = payload.0 + usize::from(self.frame.facts.cut);
         let ok = match &mut summed {
             None => cursor.copy_from(slices, skip_in_slices, payload.1),
             // Bytes before `start` that lie beyond the head are not summed.

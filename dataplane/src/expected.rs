@@ -5,15 +5,16 @@
 //!                            \                  \
 //!  frames             head, length, number       head, ...          and what they have in common, found out on the way
 //! ```
-//! The fast loop reads what [`Slice::front`] gives, and stops at a tag; what is otherwise is read as before, one by one.
+//! The first loop reads fronts by fours ([`extend_fronts`]); where one of four is of another kind than most, the second goes on
+//! with what [`Slice::front`] gives, and stops at a tag; what is otherwise is read as before, one by one.
 
 use std::ops::Range;
 
 use arrayvec::ArrayVec;
-use sharedmem::{Front, Slice, Work, extend_while, widest};
+use sharedmem::{Expect, Front, Measure, Slice, Work, extend_fronts, extend_while, widest};
 use wire::{ETH_HEADER, ETHERTYPE_VLAN, TAG_LEN, Tag, be16};
 
-use crate::frame::{BURST, Frame, HEAD_PLAIN, MAX_FRAME, words};
+use crate::frame::{BURST, Facts, Frame, HEAD_PLAIN, MAX_FRAME, words};
 use crate::{Burst, DropReason};
 
 /// What is found out about frames while they are read.
@@ -30,6 +31,15 @@ pub(crate) struct Common {
 
 impl Common {
     pub(crate) const NONE: Common = Common { frames: 0, bytes: 0, first: 0, odd: false };
+
+    /// Looks at the first of `pieces`, each behind a header of `P` bytes, for what the frames may have in common.
+    #[inline(always)]
+    fn think_of<const P: usize>(&mut self, pieces: &[Slice<'_>]) {
+        if self.frames == 0 {
+            let front = pieces.first().and_then(|piece| piece.front::<P>(ETH_HEADER, MAX_FRAME));
+            self.first = front.filter(|front| !is_tagged(&front.head)).map_or(0, |front| words(&front.head));
+        }
+    }
 }
 
 /// What [`Burst::push_expected`] does.
@@ -66,7 +76,39 @@ impl Burst<'_> {
     /// still be a frame, for [`Burst::push`].
     #[inline]
     pub fn push_expected<const P: usize>(&mut self, numbers: Range<usize>) -> usize {
-        widest(numbers.len(), Expected::<P> { burst: self, numbers })
+        let by_fours = self.push_fours::<P>(numbers.clone());
+        let rest = numbers.start + by_fours..numbers.end;
+        if rest.is_empty() {
+            return by_fours;
+        }
+        by_fours + widest(rest.len(), Expected::<P> { burst: self, numbers: rest })
+    }
+
+    /// The same, four at a time; up to the first four of which one is not the most common kind.
+    #[inline(always)]
+    fn push_fours<const P: usize>(&mut self, numbers: Range<usize>) -> usize {
+        let Burst { frames, slices, longest, common, .. } = self;
+        let pieces = slices.get(numbers.clone()).unwrap_or(&[]);
+        common.think_of::<P>(pieces);
+        let (start, mut odd) = (common.first, common.odd);
+        let expect = Expect { number: numbers.start as u16, start, most: MAX_FRAME };
+        let make = |head, Measure { len, number, head_len }| Frame {
+            head,
+            len,
+            first: number,
+            head_len,
+            facts: const { Facts::plain(P) },
+        };
+        let keep = |frame: &Frame| {
+            odd |= words(&frame.head) != start;
+            !is_tagged(&frame.head)
+        };
+        let fronts = extend_fronts::<Frame, P, BURST>(frames, pieces, expect, make, keep);
+        common.frames += fronts.count;
+        common.bytes += fronts.bytes;
+        common.odd = odd;
+        *longest = fronts.longest.max(*longest);
+        fronts.count
     }
 
     /// Adds frames as [`Burst::push_expected`], up to the first whose memory is not such that its front can be read, or that has
@@ -76,10 +118,7 @@ impl Burst<'_> {
         let Burst { frames, slices, longest, common, .. } = self;
         let pieces = slices.get(numbers.clone()).unwrap_or(&[]);
         let (mut most, mut seen, mut number) = (*longest, *common, numbers.start as u16);
-        if seen.frames == 0 {
-            let front = pieces.first().and_then(|piece| piece.front::<P>(ETH_HEADER, MAX_FRAME));
-            seen.first = front.filter(|front| !is_tagged(&front.head)).map_or(0, |front| words(&front.head));
-        }
+        seen.think_of::<P>(pieces);
         let (first, mut bytes, mut odd) = (seen.first, seen.bytes, seen.odd);
         let read = |piece: &Slice<'_>| {
             piece.front::<P>(ETH_HEADER, MAX_FRAME).filter(|front| P == 0 || front.header[..2] == [0, 0])
@@ -87,7 +126,7 @@ impl Burst<'_> {
         let make = |front: Front<P>| {
             let (len, head_len, first) = (front.len as u32, front.head_len as u16, number);
             number += 1;
-            Frame { head: front.head, len, first, head_len, cut: P as u8, count: 1, ..Frame::EMPTY }
+            Frame { head: front.head, len, first, head_len, facts: const { Facts::plain(P) } }
         };
         let keep = |frame: &Frame| {
             // One with the addresses and type of the first has no tag.
@@ -156,7 +195,7 @@ pub(crate) fn push_one<'b, const P: usize>(
         return None;
     }
     let got = len.min(HEAD_PLAIN) as u16;
-    let frame = Frame { len: len as u32, first, head_len: got, cut: P as u8, count: 1, ..Frame::EMPTY };
+    let frame = Frame { len: len as u32, first, head_len: got, facts: Facts::plain(P), ..Frame::EMPTY };
     frames.try_push(frame).ok()?;
     let frame = frames.last_mut()?;
     piece.read_head_behind::<P>(&mut frame.head);
@@ -193,7 +232,7 @@ pub(crate) fn take_tag(frame: &mut Frame) -> Result<(), DropReason> {
     frame.head.copy_within(ETH_HEADER + TAG_LEN - 2.., ETH_HEADER - 2);
     frame.head[HEAD_PLAIN - TAG_LEN..].fill(0);
     frame.head_len -= TAG_LEN as u16;
-    frame.cut += TAG_LEN as u8;
+    frame.facts.cut += TAG_LEN as u8;
     frame.len -= TAG_LEN as u32;
     frame.set_tag(Some(tag));
     if frame.len() > MAX_FRAME { Err(DropReason::Oversize) } else { Ok(()) }

@@ -96,8 +96,6 @@ pub struct Offload {
 }
 
 /// One frame. Its tag is out of band whatever the sender did; all offsets are of the untagged frame.
-///
-/// What differs between plain frames of a burst stands before what does not, which is then written in one go.
 #[derive(Clone, Copy, Debug)]
 #[repr(C, align(64))]
 pub struct Frame {
@@ -105,8 +103,14 @@ pub struct Frame {
     pub(crate) head: [u8; HEAD_PLAIN],
     pub(crate) len: u32,
     pub(crate) first: u16,
-    /// Two bytes, so that what follows can be written by words.
     pub(crate) head_len: u16,
+    pub(crate) facts: Facts,
+}
+
+/// What is the same in all plain frames of a burst: in a part of its own, 16 bytes that are written in one go.
+#[derive(Clone, Copy, Debug)]
+#[repr(C, align(8))]
+pub(crate) struct Facts {
     /// Bytes of the memory pieces that are not in the head (or the long head) though they lie before what follows it: a header
     /// before the frame, a tag that was taken out of it.
     pub(crate) cut: u8,
@@ -153,19 +157,16 @@ impl Packed {
     }
 }
 
+impl Facts {
+    /// Of a plain frame in one piece, behind a header of so many bytes.
+    pub(crate) const fn plain(header: usize) -> Facts {
+        Facts { cut: header as u8, count: 1, asks: Asks::Nothing, long: 0, tag: 0, offload: Packed::NONE }
+    }
+}
+
 impl Frame {
-    pub(crate) const EMPTY: Frame = Frame {
-        head: [0; HEAD_PLAIN],
-        len: 0,
-        first: 0,
-        head_len: 0,
-        cut: 0,
-        count: 0,
-        asks: Asks::Nothing,
-        long: 0,
-        tag: 0,
-        offload: Packed::NONE,
-    };
+    pub(crate) const EMPTY: Frame =
+        Frame { head: [0; HEAD_PLAIN], len: 0, first: 0, head_len: 0, facts: Facts::plain(0) };
 
     /// The first bytes, at least the Ethernet header and at most [`HEAD_PLAIN`]. Of a frame with an offload request
     /// more were read: see [`crate::Plan::head`].
@@ -202,7 +203,7 @@ impl Frame {
     /// Both addresses, the Ethernet type and the tag, as numbers to compare.
     #[inline]
     pub(crate) fn key(&self) -> Key {
-        Key { first: word(&self.head, 0), last: word(&self.head, 6), tag: self.tag }
+        Key { first: word(&self.head, 0), last: word(&self.head, 6), tag: self.facts.tag }
     }
 
     /// True when addresses and Ethernet type are those of `key`.
@@ -215,22 +216,22 @@ impl Frame {
     /// The outermost 802.1Q tag the sender put on the frame, in or out of band.
     #[inline]
     pub fn tag(&self) -> Option<Tag> {
-        (self.tag != 0).then_some(Tag(self.tag as u16))
+        (self.facts.tag != 0).then_some(Tag(self.facts.tag as u16))
     }
 
     #[inline]
     pub(crate) fn set_tag(&mut self, tag: Option<Tag>) {
-        self.tag = tag.map_or(0, |tag| u32::from(tag.0) | TAGGED);
+        self.facts.tag = tag.map_or(0, |tag| u32::from(tag.0) | TAGGED);
     }
 
     /// Offload facts.
     #[inline]
     pub fn offload(&self) -> Offload {
-        match self.asks {
+        match self.facts.asks {
             Asks::Nothing => Offload::default(),
             Asks::Good => Offload { csum: Csum::Good, gso: None },
             Asks::Work => {
-                let Packed { start, at, mss, header } = self.offload;
+                let Packed { start, at, mss, header } = self.facts.offload;
                 let kind = if at.wrapping_sub(start) == UDP_SUM_AT { GsoKind::Udp } else { GsoKind::Tcp };
                 Offload { csum: Csum::Fill { start, at }, gso: (mss != 0).then_some(Gso { kind, mss, header }) }
             }
@@ -240,13 +241,13 @@ impl Frame {
     /// True when the frame asks for nothing: it goes out as it came in.
     #[inline]
     pub fn is_plain(&self) -> bool {
-        self.asks != Asks::Work
+        self.facts.asks != Asks::Work
     }
 
     /// True when it asks for nothing and nothing is known of it.
     #[inline]
     pub(crate) fn is_silent(&self) -> bool {
-        self.asks == Asks::Nothing
+        self.facts.asks == Asks::Nothing
     }
 }
 

@@ -25,6 +25,13 @@ impl<'m> Burst<'m> {
         self.frames().get(Delivery::run(list)?)
     }
 
+    /// True when every frame lies wholly in its head.
+    #[inline(always)]
+    pub fn is_all_heads(&self) -> bool {
+        // One from which a tag was taken may not, but then the burst is not simple.
+        self.is_simple(HEAD_PLAIN)
+    }
+
     /// Writes `prefix` and a frame that [`Burst::plain`] gave to the start of `to`, with `pad` filled up to the shortest
     /// Ethernet frame. False, and nothing written, when it does not fit.
     #[inline(always)]
@@ -33,7 +40,7 @@ impl<'m> Burst<'m> {
             return self.write_long(frame, prefix, to);
         }
         // Beyond the frame the head holds zeros, which do no harm where there is room for them, and are the padding.
-        to.write_prefixed(prefix, &frame.head, HEAD_PLAIN) || write_tight(frame, prefix, to, pad)
+        frame.write_head(prefix, to) || write_tight(frame, prefix, to, pad)
     }
 
     /// The same of a frame that is longer than its head.
@@ -49,7 +56,7 @@ impl<'m> Burst<'m> {
     #[inline]
     fn write_rest(&self, frame: &Frame, to: &Slice<'_>, at: usize, len: usize) -> bool {
         let Some(mut to) = to.sub(at, len) else { return false };
-        let (mut skip, mut left) = (usize::from(frame.head_len) + usize::from(frame.cut), len);
+        let (mut skip, mut left) = (usize::from(frame.head_len) + usize::from(frame.facts.cut), len);
         for piece in self.slices_of(frame) {
             let Some(part) = piece.sub(skip.min(piece.len()), piece.len().saturating_sub(skip)) else { return false };
             skip = skip.saturating_sub(piece.len());
@@ -62,6 +69,15 @@ impl<'m> Burst<'m> {
             to = rest;
         }
         false
+    }
+}
+
+impl Frame {
+    /// Writes `prefix` and the whole head, with zeros behind the frame's end, to the start of `to`; false, and nothing written,
+    /// when it does not fit.
+    #[inline(always)]
+    pub fn write_head<const P: usize>(&self, prefix: &[u8; P], to: &Slice<'_>) -> bool {
+        to.write_prefixed(prefix, &self.head, HEAD_PLAIN)
     }
 }
 

@@ -24,7 +24,7 @@ pub struct Front<const P: usize> {
 }
 
 /// All ones, then all zeros: what begins `n` bytes before the middle keeps `n` bytes.
-const MASK: &[u8; 2 * HEAD] = &{
+pub(crate) const MASK: &[u8; 2 * HEAD] = &{
     let mut mask = [0; 2 * HEAD];
     let mut at = 0;
     while at < HEAD {

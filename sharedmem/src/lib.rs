@@ -12,7 +12,7 @@
 //!                                        |  ring(address, n)         -> Ring   (descriptors)
 //!  (a vhost-user peer's memory: MemTable in place of DmaMap, SplitRing or PackedRing in place of Ring)
 //!
-//!  a burst:  SplitRing::windows(ids) -> Slices, four at a time -> Slice::front -> heads
+//!  a burst:  SplitRing::windows(ids) -> Slices, four at a time -> extend_fronts -> heads, four at a time
 //!  own memfd page <----- SharedPage (a BAR the guest maps: doorbells and masks)
 //! ```
 //!
@@ -32,6 +32,7 @@
 mod dma;
 pub mod fault;
 mod front;
+mod fronts;
 mod inflight;
 mod lists;
 mod lookup;
@@ -51,6 +52,7 @@ mod windows;
 
 pub use dma::{Access, DmaError, DmaMap, Hint, MAX_MAPPINGS, MapError, Mapping};
 pub use front::Front;
+pub use fronts::{Expect, Fronts, Measure, START, extend_fronts};
 pub use inflight::{Inflight, InflightNote, inflight_bytes};
 pub use lists::extend_while;
 pub use lookup::{Lookup, Place, Table};
