@@ -174,17 +174,12 @@ impl<'a, R: Virtq> Path<'a, R> {
         // do not take long.
         let long = frames.first().is_some_and(|frame| frame.borrow().len() > 2 * LINE);
         let (first, last) = rooms.split_at(if long { rooms.len().saturating_sub(NEAR) } else { 0 });
-        let (mut lens, mut done) = ([0; BURST], 0);
-        if !first.is_empty() {
-            done = widest(first.len(), Fill::<P, F> { burst, frames, rooms: first, lens: &mut lens });
-        }
+        let mut lens = [0; BURST];
+        let mut done = fill::<P, F>(burst, frames, first, &mut lens);
         self.state.claims.will_finish(claim);
         self.ring.will_publish();
         if done == first.len() {
-            done += widest(
-                last.len(),
-                Fill::<P, F> { burst, frames: &frames[done..], rooms: last, lens: &mut lens[done..] },
-            );
+            done += fill::<P, F>(burst, &frames[done..], last, &mut lens[done..]);
         }
         if let Some(room) = rooms.get(done) {
             self.note(room.len());
@@ -195,6 +190,22 @@ impl<'a, R: Virtq> Path<'a, R> {
 }
 
 /// Writes header and frame into each room, as long as they fit, and how much that is to `lens`: how many there are.
+#[inline(always)]
+fn fill<const P: usize, F: Borrow<Frame>>(
+    burst: &Burst<'_>,
+    frames: &[F],
+    rooms: &[Slice<'_>],
+    lens: &mut [u32],
+) -> usize {
+    let heads = if burst.is_all_heads() { widest(rooms.len(), FillHeads::<P, F> { frames, rooms, lens }) } else { 0 };
+    if heads == rooms.len() {
+        return heads;
+    }
+    let (frames, rooms, lens) = (&frames[heads..], &rooms[heads..], &mut lens[heads..]);
+    heads + widest(rooms.len(), Fill::<P, F> { burst, frames, rooms, lens })
+}
+
+/// Any frames.
 struct Fill<'f, 'm, const P: usize, F> {
     burst: &'f Burst<'m>,
     frames: &'f [F],
@@ -215,6 +226,35 @@ impl<const P: usize, F: Borrow<Frame>> Work for Fill<'_, '_, P, F> {
             }
             *len = (P + frame.len()) as u32;
             done += 1;
+        }
+        done
+    }
+}
+
+/// Frames that lie wholly in their heads, by fours, into rooms that hold a whole head: nothing else is in the loop.
+struct FillHeads<'f, 'm, const P: usize, F> {
+    frames: &'f [F],
+    rooms: &'f [Slice<'m>],
+    lens: &'f mut [u32],
+}
+
+impl<const P: usize, F: Borrow<Frame>> Work for FillHeads<'_, '_, P, F> {
+    type Outcome = usize;
+
+    #[inline(always)]
+    fn run(self) -> usize {
+        let FillHeads { frames, rooms, lens } = self;
+        let (header, mut done) = (const { plain_header::<P>() }, 0);
+        let fours = frames.as_chunks::<4>().0.iter().zip(rooms.as_chunks::<4>().0).zip(lens.as_chunks_mut::<4>().0);
+        for ((frames, rooms), lens) in fours {
+            for n in 0..4 {
+                let frame = frames[n].borrow();
+                if !frame.write_head(&header, &rooms[n]) {
+                    return done + n;
+                }
+                lens[n] = (P + frame.len()) as u32;
+            }
+            done += 4;
         }
         done
     }
