@@ -17,6 +17,9 @@ use wire::{ETH_HEADER, ETHERTYPE_VLAN, TAG_LEN, Tag, be16};
 use crate::frame::{BURST, Facts, Frame, HEAD_PLAIN, MAX_FRAME, words};
 use crate::{Burst, DropReason};
 
+/// Fronts that are read together.
+const FOUR: usize = 4;
+
 /// What is found out about frames while they are read.
 #[derive(Clone, Copy)]
 pub(crate) struct Common {
@@ -70,13 +73,13 @@ impl<const P: usize> Work for Expected<'_, '_, P> {
     }
 }
 
-impl Burst<'_> {
+impl<'m> Burst<'m> {
     /// Adds the frames that lie in expected pieces, each behind a header of `P` bytes whose first two are zero, up to the first
     /// that does not; returns how many there are. They have no tag beside them and no offload request. What fails here may
     /// still be a frame, for [`Burst::push`].
     #[inline]
     pub fn push_expected<const P: usize>(&mut self, numbers: Range<usize>) -> usize {
-        let by_fours = self.push_fours::<P>(numbers.clone());
+        let by_fours = if numbers.len() < FOUR { 0 } else { self.push_fours::<P>(numbers.clone()) };
         let rest = numbers.start + by_fours..numbers.end;
         if rest.is_empty() {
             return by_fours;
@@ -84,7 +87,28 @@ impl Burst<'_> {
         by_fours + widest(rest.len(), Expected::<P> { burst: self, numbers: rest })
     }
 
-    /// The same, four at a time; up to the first four of which one is not the most common kind.
+    /// Adds the frame that lies in `piece`, as [`Burst::push_expected`] does one of the most common kind, when it is such and there
+    /// is room: a single frame, for which what is worked out for many is not worth it. False, and nothing done, otherwise.
+    #[inline(always)]
+    pub fn push_lone<const P: usize>(&mut self, piece: Slice<'m>) -> bool {
+        let Burst { frames, slices, longest, common, .. } = self;
+        let Some(front) = read::<P>(&piece).filter(|front| !is_tagged(&front.head)) else { return false };
+        if slices.is_full() || frames.try_push(frame_of(&front, slices.len() as u16)).is_err() {
+            return false;
+        }
+        slices.push(piece);
+        let start = words(&front.head);
+        if common.frames == 0 {
+            common.first = start;
+        }
+        common.odd |= start != common.first;
+        common.frames += 1;
+        common.bytes += front.len as u64;
+        *longest = front.len.max(*longest);
+        true
+    }
+
+    /// As [`Burst::push_expected`], four at a time; up to the first four of which one is not the most common kind.
     #[inline(always)]
     fn push_fours<const P: usize>(&mut self, numbers: Range<usize>) -> usize {
         let Burst { frames, slices, longest, common, .. } = self;
@@ -120,13 +144,9 @@ impl Burst<'_> {
         let (mut most, mut seen, mut number) = (*longest, *common, numbers.start as u16);
         seen.think_of::<P>(pieces);
         let (first, mut bytes, mut odd) = (seen.first, seen.bytes, seen.odd);
-        let read = |piece: &Slice<'_>| {
-            piece.front::<P>(ETH_HEADER, MAX_FRAME).filter(|front| P == 0 || front.header[..2] == [0, 0])
-        };
         let make = |front: Front<P>| {
-            let (len, head_len, first) = (front.len as u32, front.head_len as u16, number);
             number += 1;
-            Frame { head: front.head, len, first, head_len, facts: const { Facts::plain(P) } }
+            frame_of(&front, number - 1)
         };
         let keep = |frame: &Frame| {
             // One with the addresses and type of the first has no tag.
@@ -140,7 +160,7 @@ impl Burst<'_> {
             most = most.max(frame.len());
             true
         };
-        let count = extend_while(frames, pieces, read, make, keep);
+        let count = extend_while(frames, pieces, read::<P>, make, keep);
         (seen.bytes, seen.odd) = (bytes, odd);
         seen.frames += count;
         (*longest, *common) = (most, seen);
@@ -172,6 +192,19 @@ impl Burst<'_> {
         (*longest, *common) = (most, seen);
         count
     }
+}
+
+/// What is at the start of `piece` when that is a frame behind a header that asks for nothing.
+#[inline(always)]
+fn read<const P: usize>(piece: &Slice<'_>) -> Option<Front<P>> {
+    piece.front::<P>(ETH_HEADER, MAX_FRAME).filter(|front| P == 0 || front.header[..2] == [0, 0])
+}
+
+/// The frame that begins so, in piece `first`.
+#[inline(always)]
+fn frame_of<const P: usize>(front: &Front<P>, first: u16) -> Frame {
+    let (len, head_len) = (front.len as u32, front.head_len as u16);
+    Frame { head: front.head, len, first, head_len, facts: const { Facts::plain(P) } }
 }
 
 /// True when a tag is in the frame.

@@ -5,7 +5,7 @@ use std::ops::Range;
 use std::ptr;
 
 use crate::SplitRing;
-use crate::widest::{Work, widest};
+use crate::widest::{FEW, Work, widest};
 
 /// Heads read together by [`SplitRing::avail_run`] at best: a burst.
 const RUN: usize = 32;
@@ -25,6 +25,12 @@ impl SplitRing {
                 // SAFETY: at + RUN is at most the size; `run` holds as many and is our own memory.
                 unsafe { ptr::copy_nonoverlapping(ring.add(at).cast::<[u16; RUN]>(), run, 1) };
             }
+            _ if n < FEW => {
+                for (place, head) in (at..).zip(&mut out[..n]) {
+                    // SAFETY: masked, it is below the size.
+                    *head = unsafe { ring.add(place & (usize::from(self.size()) - 1)).read_volatile() };
+                }
+            }
             _ => {
                 let first = n.min(usize::from(self.size()) - at);
                 // SAFETY: at + first and n - first are at most the size; `out` holds n and is our own memory.
@@ -42,6 +48,10 @@ impl SplitRing {
     /// bytes.
     #[inline]
     pub fn set_used_lens(&self, start: u16, heads: &[u16], lens: &[u32]) -> u64 {
+        if let ([head], [len]) = (heads, lens) {
+            self.set_used(start, *head, *len);
+            return u64::from(*len);
+        }
         let count = heads.len().min(lens.len());
         self.set_elements(start, &heads[..count], |sum, to, part| {
             sum + widest(part.len(), Elements { to, heads: &heads[part.clone()], lens: &lens[part] })
@@ -51,6 +61,9 @@ impl SplitRing {
     /// The same with no bytes for each.
     #[inline]
     pub fn set_used_run(&self, start: u16, heads: &[u16]) {
+        if let [head] = heads {
+            return self.set_used(start, *head, 0);
+        }
         self.set_elements(start, heads, |_, to, part| widest(part.len(), EmptyElements { to, heads: &heads[part] }));
     }
 

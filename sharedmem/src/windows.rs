@@ -50,7 +50,7 @@ impl Aim {
 
     /// Asks for the lines that are needed first.
     #[inline(always)]
-    fn ask_for(self, window: &Slice<'_>) {
+    pub fn ask_for(self, window: &Slice<'_>) {
         match self {
             Aim::Read => window.prefetch(),
             Aim::Write => {

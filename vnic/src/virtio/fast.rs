@@ -22,6 +22,8 @@ use super::rx::{HEADER, Path};
 
 /// Bytes of a cache line.
 const LINE: usize = 64;
+/// Short frames filled together.
+const FOUR: usize = 4;
 /// Long frames before the end at which the lines are asked for by which claims are finished.
 const NEAR: usize = 4;
 
@@ -35,7 +37,7 @@ type Rooms<'m> = ArrayVec<Slice<'m>, BURST>;
 type Ids = [u16; BURST];
 
 /// The header, `P` bytes long, of a frame nothing is said of: all zeros but the count of buffers in the longer one.
-const fn plain_header<const P: usize>() -> [u8; P] {
+pub(super) const fn plain_header<const P: usize>() -> [u8; P] {
     let mut header = [0; P];
     if P > VNET_LEN {
         header[VNET_LEN] = 1;
@@ -197,9 +199,12 @@ fn fill<const P: usize, F: Borrow<Frame>>(
     rooms: &[Slice<'_>],
     lens: &mut [u32],
 ) -> usize {
-    let heads = if burst.is_all_heads() { widest(rooms.len(), FillHeads::<P, F> { frames, rooms, lens }) } else { 0 };
-    if heads == rooms.len() {
-        return heads;
+    let mut heads = 0;
+    if rooms.len() >= FOUR && burst.is_all_heads() {
+        heads = widest(rooms.len(), FillHeads::<P, F> { frames, rooms, lens });
+        if heads == rooms.len() {
+            return heads;
+        }
     }
     let (frames, rooms, lens) = (&frames[heads..], &rooms[heads..], &mut lens[heads..]);
     heads + widest(rooms.len(), Fill::<P, F> { burst, frames, rooms, lens })
@@ -245,16 +250,17 @@ impl<const P: usize, F: Borrow<Frame>> Work for FillHeads<'_, '_, P, F> {
     fn run(self) -> usize {
         let FillHeads { frames, rooms, lens } = self;
         let (header, mut done) = (const { plain_header::<P>() }, 0);
-        let fours = frames.as_chunks::<4>().0.iter().zip(rooms.as_chunks::<4>().0).zip(lens.as_chunks_mut::<4>().0);
+        let fours =
+            frames.as_chunks::<FOUR>().0.iter().zip(rooms.as_chunks::<FOUR>().0).zip(lens.as_chunks_mut::<FOUR>().0);
         for ((frames, rooms), lens) in fours {
-            for n in 0..4 {
+            for n in 0..FOUR {
                 let frame = frames[n].borrow();
                 if !frame.write_head(&header, &rooms[n]) {
                     return done + n;
                 }
                 lens[n] = (P + frame.len()) as u32;
             }
-            done += 4;
+            done += FOUR;
         }
         done
     }

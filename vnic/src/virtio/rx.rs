@@ -124,6 +124,13 @@ impl<'a, R: Virtq> Path<'a, R> {
     /// Delivers `list`; true when the driver is to be told.
     #[inline]
     pub(super) fn deliver_all(&self, burst: &Burst<'_>, list: &[Delivery], tally: &mut Tally) -> bool {
+        let alone = if let [one] = list { self.deliver_lone(burst, one, tally) } else { None };
+        alone.unwrap_or_else(|| self.deliver_many(burst, list, tally))
+    }
+
+    /// The same by the lanes for many. Apart, for they take much room on the stack.
+    #[inline(never)]
+    fn deliver_many(&self, burst: &Burst<'_>, list: &[Delivery], tally: &mut Tally) -> bool {
         let mut told = false;
         let mut rest = list;
         while !rest.is_empty() {

@@ -130,11 +130,10 @@ impl<R: Virtq> Serving<'_, R> {
     #[inline]
     fn serve(&self, next: u16, ids: &[u16], hint: &mut SpanHint, sink: &mut dyn Sink) -> usize {
         let mut burst = Burst::new();
-        self.firsts(&mut burst, hint, next, ids);
         let taken = if header_len(self.active.features) == VNET_LEN {
-            self.gather::<VNET_LEN>(&mut burst, hint, next, ids.len())
+            self.read::<VNET_LEN>(&mut burst, hint, next, ids)
         } else {
-            self.gather::<HEADER>(&mut burst, hint, next, ids.len())
+            self.read::<HEADER>(&mut burst, hint, next, ids)
         };
         sink.forward(&burst);
         drop(burst);
@@ -182,6 +181,21 @@ impl<R: Virtq> Serving<'_, R> {
         if self.ring.wants_interrupt(self.active.features & features::EVENT_IDX != 0, before, after) {
             self.card.interrupts.raise(self.pair * 2 + 1);
         }
+    }
+
+    /// Puts the frames of chains that take one position each on the burst, as many as it has room for; returns how many. `P` is
+    /// the length of a header.
+    #[inline(always)]
+    fn read<'m, const P: usize>(&'m self, burst: &mut Burst<'m>, hint: &mut SpanHint, next: u16, ids: &[u16]) -> usize {
+        if let [id] = ids
+            && let Some((guest, len)) = self.ring.buffer(next, *id, false)
+            && let Some(piece) = self.active.table.lookup(hint).to_read(guest, len)
+            && burst.push_lone::<P>(piece)
+        {
+            return 1;
+        }
+        self.firsts(burst, hint, next, ids);
+        self.gather::<P>(burst, hint, next, ids.len())
     }
 
     /// Has the burst expect what is in each chain that is one descriptor; its first line is on the way to the cache.
