@@ -183,7 +183,7 @@ impl Worker {
         let mut pause = Pause::new(self.idle, Instant::now());
         while !self.shared.stop.load(Ordering::Acquire) {
             let frames = self.turn();
-            match pause.after(frames, Instant::now(), &self.shared.loads[self.index]) {
+            match pause.after(frames, Instant::now, &self.shared.loads[self.index]) {
                 Rest::None => {}
                 Rest::Yield => {
                     std::thread::yield_now();
