@@ -12,6 +12,7 @@ use gungraun::{Callgrind, EntryPoint};
 #[bench::forward_256_macs(stages::forward(256))]
 #[bench::deliver_64(stages::deliver(SHORT))]
 #[bench::turn_64(stages::turn(SHORT, 1))]
+#[bench::turn_64_lone(stages::turn_lone(SHORT))]
 #[bench::turn_64_256_macs(stages::turn(SHORT, 256))]
 #[bench::poll_64_vmxnet3(stages::poll_vmxnet3(SHORT))]
 #[bench::deliver_64_vmxnet3(stages::deliver_vmxnet3(SHORT))]

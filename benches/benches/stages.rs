@@ -18,6 +18,7 @@ const STAGES: &[Named] = &[
     ("deliver/1518", || stages::deliver(LONG)),
     ("deliver/64, vmxnet3", || stages::deliver_vmxnet3(SHORT)),
     ("turn/64", || stages::turn(SHORT, 1)),
+    ("turn/64, one at a time", || stages::turn_lone(SHORT)),
     ("turn/64, 256 MACs", || stages::turn(SHORT, 256)),
     ("turn/64, vmxnet3", || stages::turn_vmxnet3(SHORT)),
     ("turn/1518", || stages::turn(LONG, 1)),

@@ -61,9 +61,14 @@ impl Rings {
 
     /// The guests' part: a burst to send, and room for it.
     pub fn fill(&mut self) {
+        self.fill_with(BURST as u16);
+    }
+
+    /// The same with `frames` frames.
+    pub fn fill_with(&mut self, frames: u16) {
         let [sender, receiver] = &mut self.guests;
         sender.receive();
-        sender.send(BURST as u16);
+        sender.send(frames);
         receiver.receive();
     }
 

@@ -178,15 +178,20 @@ pub fn forward(macs: u16) -> Stage {
 
 /// The whole turn of a worker with two virtio ports, frames of `frame` bytes, as [`Rings`] has them.
 pub fn turn(frame: usize, macs: u16) -> Stage {
-    turn_of(Rings::new(frame, macs), macs)
+    turn_of(Rings::new(frame, macs), macs, BURST)
+}
+
+/// The same with one frame in each turn.
+pub fn turn_lone(frame: usize) -> Stage {
+    turn_of(Rings::new(frame, 1), 1, 1)
 }
 
 /// As [`turn`], with two vmxnet3 ports.
 pub fn turn_vmxnet3(frame: usize) -> Stage {
-    turn_of(Rings::vmxnet3(frame), 1)
+    turn_of(Rings::vmxnet3(frame), 1, BURST)
 }
 
-fn turn_of(mut rings: Rings, macs: u16) -> Stage {
+fn turn_of(mut rings: Rings, macs: u16, frames: usize) -> Stage {
     for _ in 0..warm_up(macs) {
         rings.fill();
         rings.turn();
@@ -194,8 +199,8 @@ fn turn_of(mut rings: Rings, macs: u16) -> Stage {
     Stage::new(move || {
         let before = rings.delivered().0;
         let mut spent = Duration::ZERO;
-        for _ in 0..FRAMES / BURST {
-            rings.fill();
+        for _ in 0..FRAMES / frames {
+            rings.fill_with(frames as u16);
             let (_, took) = timed(|| rings.turn());
             spent += took;
         }

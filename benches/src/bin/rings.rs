@@ -1,6 +1,7 @@
-//! rings SIZE TURNS MACS|vmxnet3 BUFFERS: runs that many turns between two virtio cards, or two vmxnet3 cards, each with so
+//! rings SIZE TURNS MACS|vmxnet3 BUFFERS FRAMES: runs that many turns, of a burst or so many frames, between two virtio cards, or two vmxnet3 cards, each with so
 //! many buffers (a power of two; more of them leave the caches), for a profiler (`--toggle-collect=*Rings*turn*`) or the clock.
 use benches::Rings;
+use dataplane::BURST;
 
 fn main() {
     let arg = |n: usize, default: usize| std::env::args().nth(n).and_then(|a| a.parse().ok()).unwrap_or(default);
@@ -13,7 +14,7 @@ fn main() {
     let mut frames = 0;
     let mut spent = std::time::Duration::ZERO;
     for _ in 0..arg(2, 1000) {
-        rings.fill();
+        rings.fill_with(arg(5, BURST) as u16);
         let start = std::time::Instant::now();
         frames += rings.turn();
         spent += start.elapsed();
