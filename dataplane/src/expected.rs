@@ -270,3 +270,7 @@ pub(crate) fn take_tag(frame: &mut Frame) -> Result<(), DropReason> {
     frame.set_tag(Some(tag));
     if frame.len() > MAX_FRAME { Err(DropReason::Oversize) } else { Ok(()) }
 }
+
+#[cfg(test)]
+#[path = "expected_tests.rs"]
+mod tests;
