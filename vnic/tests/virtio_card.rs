@@ -288,6 +288,8 @@ fn bad_chains_cost_a_frame_each() {
     for (what, publish) in bad_chains() {
         let mut rig = Rig::new(MERGE, &[]);
         let good = frame(100, 7);
+        publish(&mut rig);
+        assert_eq!((rig.poll().rejected.len(), rig.used(true).len()), (1, 1), "{what}, alone");
         for round in 0..3 {
             publish(&mut rig);
             let pieces = rig.plain(8, &good);
@@ -298,6 +300,35 @@ fn bad_chains_cost_a_frame_each() {
             assert_eq!(rig.used(true).len(), 2, "{what}: both came back");
         }
         assert!((0..2).all(|queue| !rig.active.failed(queue)), "{what}");
+    }
+}
+
+/// Whether a frame is alone or one of several, it lies in its buffer as it was, with nothing written that the driver is not told
+/// of where there is no room for more, and is counted with its bytes.
+#[test]
+fn a_lone_frame_is_delivered_and_counted_as_one_of_many() {
+    for features in [0, PLAIN, MERGE] {
+        for (len, room) in [(60, 2048), (60, 76), (60, 72), (64, 76), (65, 77), (1514, 2048), (1514, 1526)] {
+            let mut rig = Rig::new(features, &[]);
+            let header = if features == 0 { vec![0; 10] } else { [&[0; 10][..], &[1, 0]].concat() };
+            for count in [1, 2, 1, 5, 1] {
+                rig.poke(RX_BUFFERS, &[0xaa; 5 * 2048]);
+                (0..count).for_each(|slot| rig.arm(slot, room));
+                let sent: Vec<_> = (0..count).map(|n| frame(len, n as u8)).collect();
+                let totals = counted(&rig.deliver(&sent));
+                assert_eq!((totals.out_frames, totals.out_bytes), (count as u64, (count * len) as u64));
+                let used: Vec<_> = rig.used(false).iter().map(|(_, len)| *len).collect();
+                assert_eq!(used, vec![(header.len() + len) as u32; count], "{len} in {room}");
+                for (n, sent) in sent.iter().enumerate() {
+                    let at = RX_BUFFERS + n * 2048;
+                    assert_eq!(rig.peek(at, header.len() + len), [&header[..], sent].concat());
+                    let behind = rig.peek(at + room as usize, 2048 - room as usize);
+                    assert!(behind.iter().all(|byte| *byte == 0xaa), "{len} in {room}: more was written");
+                }
+            }
+            assert_eq!(counted(&rig.deliver(&[frame(len, 9)])).drops(DropReason::RingFull), 1, "nothing is left");
+            assert_eq!(rig.used(false), []);
+        }
     }
 }
 
