@@ -47,23 +47,24 @@ pub struct Outcome {
 /// Everything measured in one run.
 #[derive(Clone, Debug, Default)]
 pub struct Figures {
-    values: BTreeMap<(String, String), Vec<Measured>>,
+    /// By work and peer, what each round gave.
+    values: BTreeMap<(String, String), BTreeMap<usize, Measured>>,
     accounted: BTreeMap<(String, String), usize>,
     gaps: BTreeMap<(String, String), String>,
 }
 
 impl Figures {
-    /// Adds a measurement of `work` by `peer`.
-    pub fn add(&mut self, work: &str, peer: &str, outcome: Outcome) {
+    /// Adds what round `round` gave of `work` by `peer`.
+    pub fn add(&mut self, work: &str, peer: &str, round: usize, outcome: Outcome) {
         let key = (work.to_owned(), peer.to_owned());
         *self.accounted.entry(key.clone()).or_default() += usize::from(outcome.accounted);
-        self.values.entry(key).or_default().push(outcome.measured);
+        self.values.entry(key).or_default().insert(round, outcome.measured);
     }
 
     /// Runs of `work` by `peer` that gave a figure, and after how many of them every frame was accounted for.
     pub fn runs(&self, work: &str, peer: &str) -> (usize, usize) {
         let key = (work.to_owned(), peer.to_owned());
-        (self.values.get(&key).map_or(0, Vec::len), self.accounted.get(&key).copied().unwrap_or(0))
+        (self.values.get(&key).map_or(0, BTreeMap::len), self.accounted.get(&key).copied().unwrap_or(0))
     }
 
     /// Notes why there is none.
@@ -73,16 +74,34 @@ impl Figures {
 
     /// The medians of each figure of `work` by `peer`, with units; empty when it was never measured.
     pub fn medians(&self, work: &str, peer: &str) -> Vec<(&'static str, f64)> {
-        let Some(all) = self.values.get(&(work.to_owned(), peer.to_owned())) else { return Vec::new() };
-        let Some(first) = all.first() else { return Vec::new() };
-        let part = |at: usize| all.iter().filter_map(|m| m.parts().get(at).map(|p| p.1)).collect::<Vec<_>>();
-        first.parts().iter().enumerate().map(|(at, (unit, _))| (*unit, median(part(at)))).collect()
+        let rounds: Vec<_> = self.rounds(work, peer).map(|(_, measured)| measured.parts()).collect();
+        let Some(first) = rounds.first() else { return Vec::new() };
+        let part = |at: usize| rounds.iter().filter_map(|parts| parts.get(at).map(|p| p.1)).collect::<Vec<_>>();
+        first.iter().enumerate().map(|(at, (unit, _))| (*unit, median(part(at)))).collect()
+    }
+
+    /// The medians of the ratios of `peer` to `other` in each figure of `work`, over the rounds that both gave one in: what is
+    /// different from one round to the next (the machine's other users, mostly) is the same to both. Empty when there is no such
+    /// round.
+    pub fn ratios(&self, work: &str, peer: &str, other: &str) -> Vec<f64> {
+        let others: BTreeMap<_, _> = self.rounds(work, other).collect();
+        let rounds = self.rounds(work, peer).filter_map(|(round, mine)| Some((mine, others.get(&round)?)));
+        let rounds: Vec<Vec<f64>> = rounds
+            .map(|(mine, theirs)| mine.parts().iter().zip(theirs.parts()).map(|(a, b)| a.1 / b.1).collect())
+            .collect();
+        let figures = rounds.first().map_or(0, Vec::len);
+        (0..figures).map(|at| median(rounds.iter().filter_map(|ratios| ratios.get(at).copied()).collect())).collect()
+    }
+
+    fn rounds(&self, work: &str, peer: &str) -> impl Iterator<Item = (usize, Measured)> {
+        let rounds = self.values.get(&(work.to_owned(), peer.to_owned()));
+        rounds.into_iter().flatten().map(|(round, measured)| (*round, *measured))
     }
 
     /// Lowest and highest of the first figure.
     pub fn range(&self, work: &str, peer: &str) -> Option<(f64, f64)> {
-        let all = self.values.get(&(work.to_owned(), peer.to_owned()))?;
-        let firsts: Vec<f64> = all.iter().filter_map(|m| m.parts().first().map(|p| p.1)).collect();
+        let parts = self.rounds(work, peer).map(|(_, measured)| measured.parts());
+        let firsts: Vec<f64> = parts.filter_map(|parts| parts.first().map(|p| p.1)).collect();
         Some((firsts.iter().copied().reduce(f64::min)?, firsts.iter().copied().reduce(f64::max)?))
     }
 
@@ -112,13 +131,20 @@ mod tests {
         assert_eq!(median(vec![4.0, 1.0, 2.0, 3.0]), 2.5);
         assert!(median(vec![]).is_nan());
         let mut figures = Figures::default();
-        for v in [1.0, 9.0, 2.0] {
-            figures.add("w", "p", Outcome { measured: Measured::Latency(v, v * 2.0), accounted: v > 1.0 });
+        for (round, v) in [1.0, 9.0, 2.0].into_iter().enumerate() {
+            figures.add("w", "p", round, Outcome { measured: Measured::Latency(v, v * 2.0), accounted: v > 1.0 });
         }
         assert_eq!(figures.runs("w", "p"), (3, 2));
         assert_eq!(figures.runs("w", "q"), (0, 0));
         assert_eq!(figures.medians("w", "p"), [("us p50", 2.0), ("us p99", 4.0)]);
         assert_eq!(figures.range("w", "p"), Some((1.0, 9.0)));
         assert!(figures.medians("w", "q").is_empty());
+        assert!(figures.ratios("w", "p", "q").is_empty());
+        // Round 1 is missing, and round 3 is only here.
+        for (round, v) in [(0, 4.0), (2, 1.0), (3, 50.0)] {
+            figures.add("w", "q", round, Outcome { measured: Measured::Latency(v, 1.0), accounted: false });
+        }
+        assert_eq!(figures.ratios("w", "p", "q"), [(0.25 + 2.0) / 2.0, (2.0 + 4.0) / 2.0]);
+        assert_eq!(figures.ratios("w", "p", "p"), [1.0, 1.0]);
     }
 }

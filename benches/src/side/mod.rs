@@ -46,7 +46,7 @@ pub fn run(list: &[Work], rounds: usize, seconds: f64, tell: &mut dyn FnMut(&str
             for peer in work.peers() {
                 let told = match work.measure(peer, seconds) {
                     Ok(outcome) => {
-                        figures.add(work.id, peer.name(), outcome);
+                        figures.add(work.id, peer.name(), round, outcome);
                         outcome.measured.to_string()
                     }
                     Err(error) => {

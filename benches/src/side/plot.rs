@@ -118,10 +118,10 @@ mod tests {
             for (n, work) in list.iter().enumerate() {
                 let rate = |part: f64| if work.lower { Measured::Cpu(part) } else { Measured::Mpps(30.0 * part) };
                 let measured = |part| Outcome { measured: rate(part), accounted: true };
-                figures.add(work.id, "vswitch", measured(1.0));
+                figures.add(work.id, "vswitch", 1, measured(1.0));
                 // Every other work's peers gave nothing.
                 for peer in work.others().into_iter().filter(|_| n % 2 == 0) {
-                    figures.add(work.id, peer.name(), measured(0.5));
+                    figures.add(work.id, peer.name(), 1, measured(0.5));
                 }
             }
             plot(&file, list, &figures).unwrap();
@@ -145,8 +145,8 @@ mod tests {
         let list: Vec<Work> = works().into_iter().filter(|w| w.id == "wire-64").collect();
         let mut figures = Figures::default();
         for (name, rounds) in [("vswitch", [1.0, 20.0, 900.0]), ("testpmd", [0.5, 10.0, 11.0])] {
-            for v in rounds {
-                figures.add("wire-64", name, Outcome { measured: Measured::Mpps(v), accounted: true });
+            for (round, v) in rounds.into_iter().enumerate() {
+                figures.add("wire-64", name, round, Outcome { measured: Measured::Mpps(v), accounted: true });
             }
         }
         plot(&file, &list, &figures).unwrap();

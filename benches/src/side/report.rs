@@ -11,7 +11,8 @@ pub fn report(list: &[Work], figures: &Figures, rounds: usize, seconds: f64, mac
     let _ = writeln!(
         text,
         "Medians of {rounds} rounds of {seconds} s; everybody once in each round, on the same ports, by the same \
-         generator, one core for the switch and one for the generator. `make bench` wrote this page.\n"
+         generator, one core for the switch and one for the generator. A ratio is the median of those of the rounds. \
+         `make bench` wrote this page.\n"
     );
     let Machine { cpu, cpus, kernel } = machine;
     let _ = writeln!(text, "Machine: {cpu} ({cpus} CPUs), Linux {kernel}.\n");
@@ -67,7 +68,7 @@ fn rows(work: &Work, figures: &Figures) -> Vec<String> {
     for own in work.ours() {
         for peer in work.others() {
             let (mine, theirs) = (figures.medians(work.id, own.name()), figures.medians(work.id, peer.name()));
-            let ratios: Vec<f64> = mine.iter().zip(&theirs).map(|(a, b)| a.1 / b.1).collect();
+            let ratios = figures.ratios(work.id, own.name(), peer.name());
             let shown: Vec<String> = ratios.iter().map(|r| format!("{r:.2}")).collect();
             let goal = work.goal(peer);
             let verdict = match (goal, ratios.as_slice()) {
