@@ -3,8 +3,8 @@
 //! ```text
 //!  hash(VLAN, MAC) -> part (with a lock for writers) -> two buckets of 8 slots
 //!
-//!  bucket:  | key 0 | value 0 | ... | key 3 | value 3 |      one cache line, which fills first
-//!           | key 4 | value 4 | ... | key 7 | value 7 |      the line beside it
+//!  bucket:  | key 0 | value 0 | ... | key 3 | value 3 |      two cache lines; an address belongs to one of them
+//!           | key 4 | value 4 | ... | key 7 | value 7 |      and lies in the other where that is full
 //!
 //!  key:     0 (4 bits) | VLAN 12 | MAC 48                        0: the slot is empty
 //!  value:   valid 1 | generation 27 | stamp 20 | port 16         stamp in seconds, modulo 2^20
@@ -48,7 +48,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError, TryLockError};
 use sharedmem::{advise_huge, prefetch};
 use wire::{Mac, VID_MAX};
 
-use self::slot::{At, Bucket, SLOTS, Value, slots};
+use self::slot::{At, Bucket, SLOTS, Value, find, slots};
 use crate::PortId;
 use crate::snapshot::Address;
 
@@ -101,9 +101,15 @@ impl Probe {
         self.first() / BUCKETS
     }
 
+    /// The line it belongs to, of all there are.
+    #[inline]
+    fn line(&self) -> usize {
+        self.hash as usize % (PARTS * BUCKETS * 2)
+    }
+
     #[inline]
     fn first(&self) -> usize {
-        self.hash as usize % (PARTS * BUCKETS)
+        self.line() / 2
     }
 
     #[inline]
@@ -114,7 +120,7 @@ impl Probe {
 }
 
 /// The table. Its size is fixed: 256 Ki slots (4 MiB). 64 Ki addresses then find room wherever the hash puts them, and
-/// nearly all of them in the first line of their bucket.
+/// nearly all of them in the line they belong to.
 pub struct Learned {
     buckets: Box<[Bucket]>,
     locks: Box<[Mutex<()>]>,
@@ -155,8 +161,8 @@ impl Learned {
     /// Asks the processor to bring what is at `probe` near.
     #[inline]
     pub fn prefetch(&self, probe: &Probe) {
-        if let Some(bucket) = self.buckets.get(probe.first()) {
-            prefetch(&bucket.0);
+        if let Some(line) = self.buckets.as_flattened().get(probe.line()) {
+            prefetch(line);
         }
     }
 
@@ -223,15 +229,15 @@ impl Learned {
     /// What is known of the address.
     #[inline(always)]
     fn value(&self, probe: &Probe) -> Option<Value> {
-        let bucket = self.buckets.get(probe.first())?;
+        let line = self.buckets.as_flattened().get(probe.line())?;
         // Nearly always it is where the first look falls.
-        bucket.first_line(probe.address.key()).or_else(|| self.find(probe).map(|(_, value)| value))
+        line.value(probe.address.key()).or_else(|| self.find(probe).map(|(_, value)| value))
     }
 
     #[inline(never)]
     fn find(&self, probe: &Probe) -> Option<(At<'_>, Value)> {
         let (key, [first, second]) = (probe.address.key(), probe.buckets());
-        self.buckets[first].find(key).or_else(|| self.buckets[second].find(key))
+        find(&self.buckets[first], key).or_else(|| find(&self.buckets[second], key))
     }
 
     fn tally(&self, port: PortId) -> &AtomicU32 {
@@ -315,12 +321,16 @@ impl Learned {
         theirs.max_by_key(|(_, value)| value.age(now)).map(|(at, _)| at)
     }
 
-    /// An empty slot: in the first bucket while a quarter of that is empty, where readers look first, or else in the emptier.
+    /// An empty slot: in the first bucket while a quarter of that is empty, in the line where readers look first if there is one,
+    /// or else in the emptier bucket.
     fn free(&self, probe: &Probe) -> Option<At<'_>> {
         let empty = |at: &At<'_>| at.key.load(Ordering::Relaxed) == 0;
         let [first, second] = probe.buckets().map(|index| &self.buckets[index]);
         let [a, b] = [first, second].map(|bucket| slots(bucket).filter(empty).count());
-        slots(if a >= b.min(SLOTS / 4) { first } else { second }).find(empty)
+        if a < b.min(SLOTS / 4) {
+            return slots(second).find(empty);
+        }
+        first[probe.line() % 2].slots().find(empty).or_else(|| slots(first).find(empty))
     }
 
     fn drop_aged(&self, probe: &Probe, now: Seconds) {

@@ -42,10 +42,13 @@ impl Value {
     }
 }
 
-/// Two lines: readers nearly always find what they look for in the first, which fills first.
+/// Slots that lie in one cache line.
 #[derive(Default)]
-#[repr(align(128))]
-pub(super) struct Bucket(pub(super) [Slot; SLOTS]);
+#[repr(align(64))]
+pub(super) struct Line(pub(super) [Slot; SLOTS / 2]);
+
+/// Two lines. Readers nearly always find what they look for in the one it belongs to, which it goes to while that has room.
+pub(super) type Bucket = [Line; 2];
 
 #[derive(Default)]
 pub(super) struct Slot {
@@ -64,21 +67,26 @@ impl Slot {
     }
 }
 
-impl Bucket {
-    /// What is known of `key`, if it is in the first line.
+impl Line {
+    /// What is known of `key`, if it is here.
     #[inline(always)]
-    pub(super) fn first_line(&self, key: u64) -> Option<Value> {
+    pub(super) fn value(&self, key: u64) -> Option<Value> {
         // All four are looked at, whichever it is: nothing for the processor to guess wrong.
-        let [_, b, c, d, ..] = &self.0;
+        let [_, b, c, d] = &self.0;
         let slot = usize::from(b.has(key)) | usize::from(c.has(key)) << 1 | (usize::from(d.has(key)) * 3);
         self.0.get(slot)?.at().read(key)
     }
 
-    #[inline]
-    pub(super) fn find(&self, key: u64) -> Option<(At<'_>, Value)> {
-        let at = self.0.iter().find(|slot| slot.has(key))?.at();
-        at.read(key).map(|value| (at, value))
+    pub(super) fn slots(&self) -> impl Iterator<Item = At<'_>> {
+        self.0.iter().map(Slot::at)
     }
+}
+
+/// The slot of `key` in the bucket, and what is known of it.
+#[inline]
+pub(super) fn find(bucket: &Bucket, key: u64) -> Option<(At<'_>, Value)> {
+    let at = bucket.iter().flat_map(|line| &line.0).find(|slot| slot.has(key))?.at();
+    at.read(key).map(|value| (at, value))
 }
 
 /// A slot's place.
@@ -118,5 +126,5 @@ impl At<'_> {
 }
 
 pub(super) fn slots(bucket: &Bucket) -> impl Iterator<Item = At<'_>> {
-    bucket.0.iter().map(Slot::at)
+    bucket.iter().flat_map(Line::slots)
 }
