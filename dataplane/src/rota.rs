@@ -18,6 +18,8 @@ const COOLED: u32 = 1 << 16;
 const ROUND: usize = 96;
 /// The same of cold ones.
 const LONG_ROUND: usize = 512;
+/// Cold ones are looked at once in so many turns, as many more at once: what has to be brought for each comes together.
+const TOGETHER: usize = 4;
 
 struct Entry<T> {
     queue: T,
@@ -134,7 +136,8 @@ impl<T> Rota<T> {
                 break;
             }
         }
-        for _ in 0..(self.entries.len() - self.cold).div_ceil(LONG_ROUND) {
+        let colds = if self.turn.is_multiple_of(TOGETHER as u32) { self.entries.len() - self.cold } else { 0 };
+        for _ in 0..colds.div_ceil(LONG_ROUND / TOGETHER) {
             self.cold_at = next(self.cold_at, self.cold, self.entries.len());
             let n = self.look(self.cold_at, look);
             frames += n;
