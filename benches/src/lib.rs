@@ -12,6 +12,7 @@
 
 mod cards;
 mod guests;
+pub mod lines;
 mod loom;
 mod rings;
 pub mod side;

@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use anyhow::{Context, Result, bail};
+use benches::lines;
 use benches::side::median;
 use benches::size::{self, Work};
 
@@ -24,8 +25,9 @@ fn main() -> Result<()> {
         (Work::Common, "into one common destination", Some(1.5)),
     ];
     let cases: Vec<_> = [60, 508, 1514].into_iter().flat_map(|frame| works.map(|work| (frame, work))).collect();
-    let (mut figures, mut missing) = (vec![Vec::new(); cases.len()], 0);
+    let (mut figures, mut missing, mut trips) = (vec![Vec::new(); cases.len()], 0, Vec::new());
     for round in 1..=rounds {
+        trips.extend(lines::round_trip());
         for ((frame, (work, name, _)), all) in cases.iter().zip(&mut figures) {
             let (one, first) = size::measure(*work, 1, *frame, seconds);
             let (two, second) = size::measure(*work, 2, *frame, seconds);
@@ -43,5 +45,5 @@ fn main() -> Result<()> {
         })
         .collect();
     std::fs::create_dir_all(&out)?;
-    Ok(size::put(&out.join("SIZE.md"), "Two workers on two cores", &size::workers(&rows, rounds, missing))?)
+    Ok(size::put(&out.join("SIZE.md"), "Two workers on two cores", &size::workers(&rows, rounds, missing, &trips))?)
 }

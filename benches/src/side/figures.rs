@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::time::Duration;
 
 /// One measurement.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -51,6 +52,8 @@ pub struct Figures {
     values: BTreeMap<(String, String), BTreeMap<usize, Measured>>,
     accounted: BTreeMap<(String, String), usize>,
     gaps: BTreeMap<(String, String), String>,
+    /// Round trips of a cache line between the CPUs, before each round of each work.
+    pub trips: Vec<Duration>,
 }
 
 impl Figures {

@@ -32,6 +32,8 @@ pub use works::{Work, works};
 
 use anyhow::Result;
 
+use crate::lines;
+
 /// Runs every work of `list` in `rounds` rounds, everybody once in each, and returns what was measured. `tell` gets a
 /// line for each step.
 ///
@@ -43,6 +45,7 @@ pub fn run(list: &[Work], rounds: usize, seconds: f64, tell: &mut dyn FnMut(&str
     let _pages = peers::huge_pages(list.iter().flat_map(Work::peers));
     for work in list {
         for round in 1..=rounds {
+            figures.trips.extend(lines::round_trip());
             for peer in work.peers() {
                 let told = match work.measure(peer, seconds) {
                     Ok(outcome) => {

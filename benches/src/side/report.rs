@@ -4,6 +4,7 @@ use std::fmt::Write as _;
 
 use super::peers::Peer;
 use super::{Figures, Machine, Work};
+use crate::lines;
 
 /// The results as a page: a row for each work, medians, ratio, and whether it is reached; the gaps; the versions.
 pub fn report(list: &[Work], figures: &Figures, rounds: usize, seconds: f64, machine: &Machine) -> String {
@@ -15,7 +16,7 @@ pub fn report(list: &[Work], figures: &Figures, rounds: usize, seconds: f64, mac
          `make bench` wrote this page.\n"
     );
     let Machine { cpu, cpus, kernel } = machine;
-    let _ = writeln!(text, "Machine: {cpu} ({cpus} CPUs), Linux {kernel}.\n");
+    let _ = writeln!(text, "Machine: {cpu} ({cpus} CPUs), Linux {kernel}.{}\n", lines::sentence(&figures.trips));
     text += "| work | vswitch | against | ratio | to reach | |\n|---|---|---|---|---|---|\n";
     for work in list {
         for row in rows(work, figures) {

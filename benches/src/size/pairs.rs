@@ -17,6 +17,7 @@ use dataplane::{BURST, Snapshot, Worker, Workers};
 use portgroups::VlanMode;
 
 use crate::guests::{Guest, Spec, accounted, port};
+use crate::lines::pin;
 use crate::side::median;
 
 /// Turns, and bursts, of a batch.
@@ -154,14 +155,6 @@ impl Gate {
             assert!(since.elapsed() < PATIENCE, "the other worker's thread is gone");
         }
     }
-}
-
-/// Keeps this thread on `cpu`, if there is one.
-fn pin(cpu: usize) {
-    let mut set = rustix::thread::CpuSet::new();
-    set.set(cpu);
-    // Where there is no such CPU the figures say so.
-    let _ = rustix::thread::sched_setaffinity(None, &set);
 }
 
 #[cfg(test)]

@@ -3,9 +3,11 @@
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::path::Path;
+use std::time::Duration;
 use std::{fs, io};
 
 use super::{AXES, Axis, Case};
+use crate::lines;
 use crate::side::{Machine, median};
 
 /// Nanoseconds of each run by case, and instructions where they were counted.
@@ -80,14 +82,14 @@ pub fn sizes(results: &Results, rounds: usize, frame: usize) -> String {
              priority each, so that here, too, no two neighbours are alike. Port groups: four, but for the trunks. Instructions by callgrind, inside the turns.\n\n";
     let _ =
         writeln!(text, "Runs after which a frame was missing from the sums (invariant 2): {}.", results.unaccounted);
-    text + &machine()
+    text + &machine(&[])
 }
 
 /// A row of the page about workers: the work, frame bytes, rates with one and two, ratio, goal.
 pub type Workers<'w> = (&'w str, usize, f64, f64, f64, Option<f64>);
 
-/// The page about workers.
-pub fn workers(rows: &[Workers<'_>], rounds: usize, missing: usize) -> String {
+/// The page about workers; `trips` are the round trips of a cache line, as measured before each round.
+pub fn workers(rows: &[Workers<'_>], rounds: usize, missing: usize, trips: &[Duration]) -> String {
     let mut text = format!(
         "Million frames per second of the time in which the workers forward, one pinned to each CPU. The machine has no CPU left for a \
          generator, so each worker's thread plays its own guests, between batches of 16 turns; both begin a batch together, and the \
@@ -101,12 +103,12 @@ pub fn workers(rows: &[Workers<'_>], rounds: usize, missing: usize) -> String {
         let _ = writeln!(text, "| {work} | {} | {one:.2} | {two:.2} | {ratio:.2} | {goal} | {good} |", frame + 4);
     }
     let _ = writeln!(text, "\nRuns after which a frame was missing from the sums (invariant 2): {missing}.");
-    text + &machine()
+    text + &machine(trips)
 }
 
-fn machine() -> String {
-    let machine = Machine::this();
-    format!("\nMachine: {} ({} CPUs), Linux {}.\n", machine.cpu, machine.cpus, machine.kernel)
+fn machine(trips: &[Duration]) -> String {
+    let Machine { cpu, cpus, kernel } = Machine::this();
+    format!("\nMachine: {cpu} ({cpus} CPUs), Linux {kernel}.{}\n", lines::sentence(trips))
 }
 
 /// Puts the chapter `title` into the page at `path`, in the place of an earlier one of that title.

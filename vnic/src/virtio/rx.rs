@@ -3,7 +3,7 @@
 //! Positions are claimed ([`super::claims`]); copies are made and used entries written by whoever claimed them; they are
 //! published in the order of the claims, for the driver sees one index. With `MRG_RXBUF` a frame takes as many chains as
 //! it needs, and the header of the first tells how many. Frames that need not be walked for take the fast lane
-//! ([`super::fast`]); for the others here the queue is held while their chains are found.
+//! ([`super::fast`]), a lone one its own ([`super::lone`]); for the others here the queue is held while their chains are found.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
