@@ -45,7 +45,7 @@ use std::hash::BuildHasher;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError, TryLockError};
 
-use sharedmem::{advise_huge, prefetch};
+use sharedmem::{HugeTable, prefetch};
 use wire::{Mac, VID_MAX};
 
 use self::slot::{At, Bucket, SLOTS, Value, find, slots};
@@ -122,7 +122,7 @@ impl Probe {
 /// The table. Its size is fixed: 256 Ki slots (4 MiB). 64 Ki addresses then find room wherever the hash puts them, and
 /// nearly all of them in the line they belong to.
 pub struct Learned {
-    buckets: Box<[Bucket]>,
+    buckets: Box<HugeTable<Bucket, { PARTS * BUCKETS }>>,
     locks: Box<[Mutex<()>]>,
     counts: Box<[AtomicU32]>,
     /// Secret, so that no guest can aim its addresses at one bucket.
@@ -140,11 +140,8 @@ impl Learned {
     pub fn new() -> Learned {
         // The standard library's hasher is keyed from the system's random numbers.
         let random = RandomState::new();
-        let mut buckets = Vec::with_capacity(PARTS * BUCKETS);
-        advise_huge(buckets.spare_capacity_mut());
-        buckets.resize_with(PARTS * BUCKETS, Bucket::default);
         Learned {
-            buckets: buckets.into(),
+            buckets: HugeTable::boxed(),
             locks: (0..PARTS).map(|_| Mutex::new(())).collect(),
             counts: (0..PORTS).map(|_| AtomicU32::new(0)).collect(),
             seeds: [1u8, 2, 3, 4].map(|n| random.hash_one(n) | 1),

@@ -14,6 +14,7 @@
 //!
 //!  a burst:  SplitRing::windows(ids) -> Slices, four at a time -> extend_fronts -> heads, four at a time
 //!  own memfd page <----- SharedPage (a BAR the guest maps: doorbells and masks)
+//!  (a large table of the switch's own: HugeTable, on huge pages)
 //! ```
 //!
 //! # Safety
@@ -33,6 +34,7 @@ mod dma;
 pub mod fault;
 mod front;
 mod fronts;
+mod huge_table;
 mod inflight;
 mod lists;
 mod lookup;
@@ -53,12 +55,13 @@ mod windows;
 pub use dma::{Access, DmaError, DmaMap, Hint, MAX_MAPPINGS, MapError, Mapping};
 pub use front::Front;
 pub use fronts::{Expect, Fronts, Measure, START, extend_fronts};
+pub use huge_table::HugeTable;
 pub use inflight::{Inflight, InflightNote, inflight_bytes};
 pub use lists::extend_while;
 pub use lookup::{Lookup, Place, Table};
 pub use memtable::{MAX_SPANS, MemTable, Span, SpanHint};
 pub use page::SharedPage;
-pub use prefetch::{advise_huge, prefetch, prefetch_write};
+pub use prefetch::{prefetch, prefetch_write};
 pub use region::Region;
 pub use ring::{Ring, Slot, WideRing};
 pub use slice::{HEAD, Slice};

@@ -1,6 +1,4 @@
-//! Asking for memory before it is needed, and for how it is to be made.
-
-use std::mem::MaybeUninit;
+//! Asking for memory before it is needed.
 
 /// Asks the processor to bring the first cache line of `what` near: memory of any kind, not only shared.
 #[inline(always)]
@@ -16,25 +14,6 @@ pub fn prefetch<T: ?Sized>(what: &T) {
 pub(crate) const LINE: usize = 64;
 /// Bytes of the longest copy whose lines are all asked for beforehand: an Ethernet frame fits.
 pub(crate) const CLAIM: usize = 2048;
-
-/// Bytes of the largest ordinary page of any architecture.
-const LARGEST_PAGE: usize = 64 * 1024;
-
-/// Asks the kernel to put huge pages under `what`, which is about to be written for the first time: a large table is then
-/// reached without a walk through page tables at every step. Nothing is said when there are none: it is only slower.
-pub fn advise_huge<T>(what: &mut [MaybeUninit<T>]) {
-    let (start, len) = (what.as_mut_ptr().addr(), size_of_val(what));
-    let (first, end) = (start.next_multiple_of(LARGEST_PAGE), (start + len) / LARGEST_PAGE * LARGEST_PAGE);
-    if end <= first {
-        return;
-    }
-    // SAFETY: the advice changes no contents and no protection, whatever the kernel makes of it; the range is whole pages
-    // within memory that is borrowed here.
-    let _ = unsafe {
-        let at = what.as_mut_ptr().byte_add(first - start);
-        rustix::mm::madvise(at.cast(), end - first, rustix::mm::Advice::LinuxHugepage)
-    };
-}
 
 /// As [`prefetch`], for memory that will be written: the line comes with the right to write it, which would cost another
 /// round between the processors' caches later.
