@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use anyhow::{Context, Result, bail};
 use benches::lines;
 use benches::side::median;
-use benches::size::{self, Work};
+use benches::size::{self, Measured, Work};
 
 fn main() -> Result<()> {
     let (mut rounds, mut seconds, mut out) = (5, 0.4, PathBuf::from("benches"));
@@ -26,14 +26,17 @@ fn main() -> Result<()> {
     ];
     let cases: Vec<_> = [60, 508, 1514].into_iter().flat_map(|frame| works.map(|work| (frame, work))).collect();
     let (mut figures, mut missing, mut trips) = (vec![Vec::new(); cases.len()], 0, Vec::new());
+    let mut together = Vec::new();
     for round in 1..=rounds {
         trips.extend(lines::round_trip());
         for ((frame, (work, name, _)), all) in cases.iter().zip(&mut figures) {
-            let (one, first) = size::measure(*work, 1, *frame, seconds);
-            let (two, second) = size::measure(*work, 2, *frame, seconds);
-            missing += usize::from(!first) + usize::from(!second);
-            println!("round {round}/{rounds}: {name} {frame}: {one:.2} and {two:.2} Mpps: {:.2}", two / one);
-            all.push((one, two));
+            let one = size::measure(*work, 1, *frame, seconds);
+            let two = size::measure(*work, 2, *frame, seconds);
+            missing += usize::from(!one.accounted) + usize::from(!two.accounted);
+            let ratio = two.rate / one.rate;
+            println!("round {round}/{rounds}: {name} {frame}: {:.2} and {:.2} Mpps: {ratio:.2}", one.rate, two.rate);
+            all.push((one.rate, two.rate));
+            together.push(two.together);
         }
     }
     let rows: Vec<_> = cases
@@ -44,6 +47,7 @@ fn main() -> Result<()> {
             (*name, *frame, middle(|f| f.0), middle(|f| f.1), middle(|f| f.1 / f.0), *goal)
         })
         .collect();
+    let how = Measured { rounds, missing, together: median(together), trips };
     std::fs::create_dir_all(&out)?;
-    Ok(size::put(&out.join("SIZE.md"), "Two workers on two cores", &size::workers(&rows, rounds, missing, &trips))?)
+    Ok(size::put(&out.join("SIZE.md"), "Two workers on two cores", &size::workers(&rows, &how))?)
 }

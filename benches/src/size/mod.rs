@@ -12,6 +12,6 @@ mod plot;
 mod report;
 
 pub use cases::{AXES, Axis, Case, Site};
-pub use pairs::{Work, measure};
+pub use pairs::{Pace, Work, measure};
 pub use plot::plot;
-pub use report::{Results, put, sizes, workers};
+pub use report::{Measured, Results, put, sizes, workers};

@@ -1,8 +1,8 @@
 //! Two workers on two cores, against one.
 //!
 //! ```text
-//!  cpu 0:  offer 16 bursts | wait | 16 turns of worker 0 | wait | ...        what is timed is the span from the first
-//!  cpu 1:  offer 16 bursts | wait | 16 turns of worker 1 | wait | ...        turn's begin to the last turn's end
+//!  cpu 0:  offer 16 bursts | wait | 16 turns of worker 0 | wait | ...        what is timed is the turns of each worker
+//!  cpu 1:  offer 16 bursts | wait | 16 turns of worker 1 | wait | ...        by themselves, and the span of both at work
 //! ```
 //!
 //! There is no core left for a generator. So each worker's thread plays its guests itself, between batches of turns: both
@@ -38,14 +38,26 @@ pub enum Work {
     Apart,
 }
 
-/// Million frames per second of the time in the workers, and whether every frame was accounted for.
-pub fn measure(work: Work, workers: usize, frame: usize, seconds: f64) -> (f64, bool) {
+/// How fast the workers were.
+#[derive(Clone, Copy, Debug)]
+pub struct Pace {
+    /// Million frames per second of the time in the workers: of what each forwarded in its own time, the sum.
+    pub rate: f64,
+    /// The part of a batch, from the first's begin to the last's end, in which all were at work: one that waits at the
+    /// gate forwards nothing, and one that works while the other waits has the machine to itself.
+    pub together: f64,
+    /// True when every frame was accounted for.
+    pub accounted: bool,
+}
+
+/// What `workers` workers carry of `work`, frames of `frame` bytes without the CRC.
+pub fn measure(work: Work, workers: usize, frame: usize, seconds: f64) -> Pace {
     let sites: Vec<Site> = match work {
         Work::Apart => (0..workers).map(|_| Site::new(Work::Disjoint, 1, frame)).collect(),
         _ => vec![Site::new(work, workers, frame)],
     };
     let gate = Gate { waiting: AtomicUsize::new(0), count: workers, stop: AtomicBool::new(false) };
-    let spans: Vec<Vec<(Instant, Instant, usize)>> = thread::scope(|scope| {
+    let spans: Vec<Vec<Batch>> = thread::scope(|scope| {
         let threads: Vec<_> = (0..workers)
             .map(|index| {
                 let (site, local) = if work == Work::Apart { (&sites[index], 0) } else { (&sites[0], index) };
@@ -57,14 +69,33 @@ pub fn measure(work: Work, workers: usize, frame: usize, seconds: f64) -> (f64, 
     });
     let batches = spans.iter().map(Vec::len).min().unwrap_or(0);
     // The first half warms up.
-    let rates = (batches / 2..batches).map(|n| {
-        let parts = || spans.iter().map(|s| s[n]);
-        let (Some(start), Some(end)) = (parts().map(|p| p.0).min(), parts().map(|p| p.1).max()) else {
-            return f64::NAN;
-        };
-        parts().map(|p| p.2).sum::<usize>() as f64 / (end - start).as_nanos() as f64 * 1000.0
-    });
-    (median(rates.collect()), sites.into_iter().all(Site::accounted))
+    let of = |what: fn(&[Batch]) -> f64| {
+        median((batches / 2..batches).map(|n| what(&spans.iter().map(|s| s[n]).collect::<Vec<_>>())).collect())
+    };
+    Pace { rate: of(rate), together: of(together), accounted: sites.into_iter().all(Site::accounted) }
+}
+
+/// One worker's turns between two gates.
+#[derive(Clone, Copy, Debug)]
+struct Batch {
+    begin: Instant,
+    end: Instant,
+    frames: usize,
+}
+
+/// Million frames per second: the sum of what each worker forwarded in its own time.
+fn rate(batches: &[Batch]) -> f64 {
+    batches.iter().map(|b| b.frames as f64 / (b.end - b.begin).as_nanos() as f64 * 1000.0).sum()
+}
+
+/// The part of the time from the first's begin to the last's end in which all were at work.
+fn together(batches: &[Batch]) -> f64 {
+    let begins = || batches.iter().map(|b| b.begin);
+    let ends = || batches.iter().map(|b| b.end);
+    let span = |from: Option<Instant>, to: Option<Instant>| {
+        from.zip(to).map_or(f64::NAN, |(from, to)| to.saturating_duration_since(from).as_nanos() as f64)
+    };
+    span(begins().max(), ends().min()) / span(begins().min(), ends().max())
 }
 
 /// A switch, its guests and its workers.
@@ -100,9 +131,8 @@ impl Site {
         Site { work, workers, guests: guests.into_iter().map(Mutex::new).collect() }
     }
 
-    /// Plays worker `local` and its guests on `cpu`, with the others behind the gate. Returns begin, end and frames of
-    /// each batch.
-    fn run(&self, local: usize, cpu: usize, gate: &Gate, seconds: f64) -> Vec<(Instant, Instant, usize)> {
+    /// Plays worker `local` and its guests on `cpu`, with the others behind the gate.
+    fn run(&self, local: usize, cpu: usize, gate: &Gate, seconds: f64) -> Vec<Batch> {
         pin(cpu);
         let (started, mut batches) = (Instant::now(), Vec::new());
         // On this thread's stack, where the switch has its workers, too.
@@ -120,7 +150,7 @@ impl Site {
             gate.pass();
             let begin = Instant::now();
             let frames = (0..TURNS).map(|_| worker.turn()).sum();
-            batches.push((begin, Instant::now(), frames));
+            batches.push(Batch { begin, end: Instant::now(), frames });
             // Looked at between the gates, where nobody sets it: all leave after the same batch.
             let last = gate.stop.load(Ordering::Relaxed);
             gate.pass();
@@ -164,8 +194,22 @@ mod tests {
     #[test]
     fn no_work_loses_a_frame() {
         for (work, workers) in [(Work::Disjoint, 1), (Work::Disjoint, 2), (Work::Common, 2), (Work::Apart, 2)] {
-            let (rate, whole) = measure(work, workers, 60, 0.05);
-            assert!(rate > 0.0 && whole, "{work:?} with {workers}: {rate}");
+            let pace = measure(work, workers, 60, 0.05);
+            assert!(pace.rate > 0.0 && pace.accounted, "{work:?} with {workers}: {pace:?}");
         }
+    }
+
+    #[test]
+    fn each_worker_counts_in_its_own_time() {
+        let zero = Instant::now();
+        let at = |us: u64| zero + Duration::from_micros(us);
+        let batch = |begin, end, frames| Batch { begin: at(begin), end: at(end), frames };
+        // One works for 10 us, the other for 8, of which 7 are the first's, too.
+        let both = [batch(0, 10, 100), batch(3, 11, 160)];
+        assert!((rate(&both) - 30.0).abs() < 1e-9, "{}", rate(&both));
+        assert!((together(&both) - 7.0 / 11.0).abs() < 1e-9, "{}", together(&both));
+        // Not at work together at all.
+        assert!(together(&[batch(0, 4, 1), batch(5, 9, 1)]).abs() < 1e-9);
+        assert!((together(&both[..1]) - 1.0).abs() < 1e-9);
     }
 }

@@ -88,22 +88,38 @@ pub fn sizes(results: &Results, rounds: usize, frame: usize) -> String {
 /// A row of the page about workers: the work, frame bytes, rates with one and two, ratio, goal.
 pub type Workers<'w> = (&'w str, usize, f64, f64, f64, Option<f64>);
 
-/// The page about workers; `trips` are the round trips of a cache line, as measured before each round.
-pub fn workers(rows: &[Workers<'_>], rounds: usize, missing: usize, trips: &[Duration]) -> String {
+/// What is said of a run of two workers as a whole.
+#[derive(Clone, Debug)]
+pub struct Measured {
+    /// Rounds.
+    pub rounds: usize,
+    /// Runs after which a frame was missing.
+    pub missing: usize,
+    /// The part of the time in which both workers were at work, of 1.
+    pub together: f64,
+    /// Round trips of a cache line between the CPUs.
+    pub trips: Vec<Duration>,
+}
+
+/// The page about workers.
+pub fn workers(rows: &[Workers<'_>], how: &Measured) -> String {
     let mut text = format!(
         "Million frames per second of the time in which the workers forward, one pinned to each CPU. The machine has no CPU left for a \
-         generator, so each worker's thread plays its own guests, between batches of 16 turns; both begin a batch together, and the \
-         time is from the first's begin to the last's end, so the generators' share of the cores is not in it. Medians of {rounds} \
-         rounds, ratios of each round. \"Apart\" is two switches with one worker each, which share nothing: what the machine itself \
-         allows.\n\n| work | frame | one worker | two | ratio | to reach | |\n|---|---|---|---|---|---|---|\n"
+         generator, so each worker's thread plays its own guests, between batches of 16 turns. Both begin a batch together; each \
+         one's frames are divided by the time it took for them itself, so neither the generators' share of the cores nor the wait \
+         for the other is in it. Of the time from the first's begin to the last's end, both were at work in {:.0} % (median). \
+         Medians of {} rounds, ratios of each round. \"Apart\" is two switches with one worker each, which share nothing: what \
+         the machine itself allows.\n\n| work | frame | one worker | two | ratio | to reach | |\n|---|---|---|---|---|---|---|\n",
+        how.together * 100.0,
+        how.rounds
     );
     for (work, frame, one, two, ratio, goal) in rows {
         let (goal, good) =
             goal.map_or((String::new(), ""), |g| (g.to_string(), if *ratio >= g { "yes" } else { "no" }));
         let _ = writeln!(text, "| {work} | {} | {one:.2} | {two:.2} | {ratio:.2} | {goal} | {good} |", frame + 4);
     }
-    let _ = writeln!(text, "\nRuns after which a frame was missing from the sums (invariant 2): {missing}.");
-    text + &machine(trips)
+    let _ = writeln!(text, "\nRuns after which a frame was missing from the sums (invariant 2): {}.", how.missing);
+    text + &machine(&how.trips)
 }
 
 fn machine(trips: &[Duration]) -> String {
