@@ -9,6 +9,7 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use crossbeam_utils::CachePadded;
+use sharedmem::Ahead;
 
 use crate::DropReason;
 
@@ -159,6 +160,8 @@ pub struct Tally {
     segments: u64,
     dropped: u64,
     drops: [u64; DropReason::COUNT],
+    /// What the port's next delivery will need.
+    ahead: Ahead,
 }
 
 impl Tally {
@@ -188,6 +191,28 @@ impl Tally {
         self.bytes += bytes as u64;
     }
 
+    /// The port's next delivery will need these lines.
+    #[inline]
+    pub fn then(&mut self, ahead: Ahead) {
+        self.ahead = ahead;
+    }
+
+    /// Asks for what the port said its next delivery will need.
+    #[inline]
+    pub(crate) fn ask_ahead(&self) {
+        self.ahead.ask();
+    }
+
+    /// Nothing told any more. What the next delivery will need is so still.
+    #[inline]
+    pub(crate) fn clear(&mut self) {
+        let Tally { frames, bytes, segments, dropped, drops, ahead: _ } = self;
+        if *dropped > 0 {
+            *drops = [0; DropReason::COUNT];
+        }
+        (*frames, *bytes, *segments, *dropped) = (0, 0, 0, 0);
+    }
+
     /// One output frame was dropped.
     #[inline]
     pub fn dropped(&mut self, reason: DropReason) {
@@ -203,5 +228,26 @@ impl Tally {
     /// Frames dropped so far for `reason`.
     pub fn drops(&self, reason: DropReason) -> u64 {
         self.drops[reason as usize]
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_tally_that_was_cleared_tells_nothing_but_what_is_ahead() {
+        let (mut tally, line) = (Tally::new(), 0u64);
+        let ahead = Ahead::NONE.and(&line);
+        tally.then(ahead);
+        // Once with drops and once without, for only those are cleared that there are.
+        for reason in [Some(DropReason::RingFull), None, Some(DropReason::NotConnected)] {
+            tally.delivered(60);
+            tally.delivered_all(3, 180);
+            tally.segmented(4);
+            reason.into_iter().for_each(|reason| tally.dropped(reason));
+            tally.clear();
+            assert_eq!(tally, Tally { ahead, ..Tally::new() });
+        }
     }
 }

@@ -19,7 +19,7 @@ use crate::lists::Lists;
 use crate::look::{Look, Looks};
 use crate::resolve::resolve;
 use crate::snapshot::{Address, PortEntry, Role, Snapshot};
-use crate::{Burst, Delivery, DropReason, Frame, Seconds, Sink};
+use crate::{Burst, Delivery, DropReason, Frame, PortId, Seconds, Sink};
 
 /// Forwards what one port harvested.
 pub(crate) struct Forwarder<'a> {
@@ -28,6 +28,8 @@ pub(crate) struct Forwarder<'a> {
     pub(crate) worker: usize,
     pub(crate) now: Seconds,
     pub(crate) lists: &'a mut Lists,
+    /// The port that was delivered to last, from the same queue.
+    pub(crate) last: &'a mut PortId,
 }
 
 /// What the burst has come to so far.
@@ -74,6 +76,11 @@ impl Sink for Forwarder<'_> {
         }
         counters.count_in(self.worker, burst.harvested() as u64, sums.bytes, sums.forwarded, sums.copies);
         self.deliver(burst);
+    }
+
+    #[inline]
+    fn soon(&self) {
+        self.lists.ask_for(*self.last);
     }
 }
 
@@ -168,13 +175,14 @@ impl Forwarder<'_> {
 
     #[inline]
     fn deliver(&mut self, burst: &Burst<'_>) {
-        let (snapshot, worker) = (self.snapshot, self.worker);
+        let (snapshot, worker, last) = (self.snapshot, self.worker, &mut *self.last);
         self.lists.drain(|port, list, tally| {
             let Some(to) = snapshot.port(port) else { return };
             if !list.is_empty() {
                 to.egress.deliver(burst, list, tally);
             }
             to.counters.count_out(worker, tally);
+            *last = port;
         });
     }
 }

@@ -77,6 +77,14 @@ impl Lists {
             .is_some_and(|d| d.deliveries.iter().any(|x| x.index() == usize::from(index)))
     }
 
+    /// Asks for what the next delivery to `port` will need, as far as the port said so.
+    #[inline]
+    pub(crate) fn ask_for(&self, port: PortId) {
+        if let Some(d) = self.ports.get(usize::from(port.0)) {
+            d.tally.ask_ahead();
+        }
+    }
+
     /// Hands each touched port's list and tally to `each`, in the order they were first touched, and
     /// empties them.
     #[inline]
@@ -85,7 +93,7 @@ impl Lists {
             if let Some(d) = self.ports.get_mut(usize::from(port.0)) {
                 each(port, &d.deliveries, &mut d.tally);
                 d.deliveries.clear();
-                d.tally = Tally::new();
+                d.tally.clear();
                 d.touched = false;
             }
         }

@@ -19,6 +19,10 @@ pub struct PortId(pub u16);
 pub trait Sink {
     /// Forwards every frame of the burst and accounts for it.
     fn forward(&mut self, burst: &Burst<'_>);
+
+    /// A burst will be forwarded as soon as it has been read: what is likely to be needed for that can be asked for.
+    #[inline]
+    fn soon(&self) {}
 }
 
 /// One queue of a port, towards the switch. Owned by one worker at a time.

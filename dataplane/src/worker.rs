@@ -122,6 +122,8 @@ struct Owned {
     port: PortId,
     slot: Arc<IngressSlot>,
     queue: Box<dyn Ingress>,
+    /// The port its last burst went to, where the next one is likely to go, too.
+    last: PortId,
 }
 
 /// How long a worker sleeps at most: a signal that a peer failed to give costs this much, never a frame.
@@ -222,7 +224,7 @@ impl Worker {
         let now = Seconds(self.shared.clock.load(Ordering::Relaxed));
         let look = |owned: &mut Owned| {
             let Some(from) = snapshot.port(owned.port) else { return 0 };
-            owned.queue.poll(&mut Forwarder { snapshot, from, worker, now, lists })
+            owned.queue.poll(&mut Forwarder { snapshot, from, worker, now, lists, last: &mut owned.last })
         };
         if std::mem::take(&mut self.rested) { self.owned.sweep(look) } else { self.owned.turn(look) }
     }
@@ -278,7 +280,7 @@ impl Worker {
                 continue;
             }
             match slot.take() {
-                Some(queue) => self.owned.add(Owned { port, slot: slot.clone(), queue }),
+                Some(queue) => self.owned.add(Owned { port, slot: slot.clone(), queue, last: port }),
                 None => self.missing = true,
             }
         }

@@ -30,6 +30,7 @@
 //!   racing peer can make us read any value but cannot break a Rust aliasing rule.
 #![deny(unsafe_op_in_unsafe_fn)]
 
+mod ahead;
 mod dma;
 pub mod fault;
 mod front;
@@ -52,6 +53,7 @@ mod virtq_packed;
 mod widest;
 mod windows;
 
+pub use ahead::Ahead;
 pub use dma::{Access, DmaError, DmaMap, Hint, MAX_MAPPINGS, MapError, Mapping};
 pub use front::Front;
 pub use fronts::{Expect, Fronts, Measure, START, extend_fronts};

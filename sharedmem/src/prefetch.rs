@@ -3,10 +3,16 @@
 /// Asks the processor to bring the first cache line of `what` near: memory of any kind, not only shared.
 #[inline(always)]
 pub fn prefetch<T: ?Sized>(what: &T) {
+    at_read(std::ptr::from_ref(what).cast());
+}
+
+/// The line at any address, for reading.
+#[inline(always)]
+pub(crate) fn at_read(at: *const u8) {
     #[cfg(target_arch = "x86_64")]
     // SAFETY: prefetch never faults, whatever the address.
     unsafe {
-        std::arch::x86_64::_mm_prefetch(std::ptr::from_ref(what).cast(), std::arch::x86_64::_MM_HINT_T0);
+        std::arch::x86_64::_mm_prefetch(at.cast(), std::arch::x86_64::_MM_HINT_T0);
     }
 }
 

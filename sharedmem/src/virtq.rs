@@ -13,8 +13,8 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU16, AtomicU32, AtomicU64, Ordering};
 
-use crate::Region;
 use crate::prefetch::at_write;
+use crate::{Ahead, Region};
 
 /// Most descriptors of a ring (virtio 1.2, 2.7 and 2.8.10.1).
 pub const MAX_VIRTQ: u16 = 32_768;
@@ -105,6 +105,12 @@ impl Area {
         VirtqDesc::from_words(u64::from_le(addr.load(Ordering::Relaxed)), rest, packed)
     }
 
+    #[inline(always)]
+    pub(crate) fn line(&self, offset: usize) -> *const u8 {
+        self.base.wrapping_add(offset)
+    }
+
+    /// Asks the processor to bring what lies at `offset` near.
     #[inline(always)]
     pub(crate) fn prefetch(&self, offset: usize) {
         #[cfg(target_arch = "x86_64")]
@@ -275,6 +281,13 @@ impl SplitRing {
         at_write(self.used.base);
     }
 
+    /// What a chain used at `index` needs: the used element and the index of these, and the descriptor made available there.
+    #[inline]
+    pub fn ahead(&self, index: u16) -> Ahead {
+        let desc = self.desc.line(16 * usize::from(self.avail(index) & self.mask));
+        Ahead::new(desc, [self.used.base, self.used_at(index).cast()])
+    }
+
     /// The device's index, as it stands in memory.
     #[inline]
     pub fn used_idx(&self) -> u16 {
@@ -315,6 +328,21 @@ mod tests {
         let file = tempfile::tempfile().unwrap();
         file.set_len(len as u64).unwrap();
         Region::map(file.as_fd(), 0, len, true).unwrap()
+    }
+
+    #[test]
+    fn what_a_position_needs_is_known_ahead() {
+        let region = region(4096);
+        let window = region.slice(0, 4096).unwrap();
+        let at = |offset: usize| window.as_ptr().cast_const().wrapping_add(offset);
+        let ring = SplitRing::new(4, (&region, 0), (&region, 1024), (&region, 2048)).unwrap();
+        window.store_u16(1028 + 2 * 3, 2);
+        // The entry at 7 is the fourth: descriptor 2 is available there, and the fourth used element is to be written.
+        assert_eq!(ring.ahead(7), Ahead::new(at(32), [at(2048), at(2052 + 24)]));
+        // No such descriptor: the address is cut to the ring.
+        window.store_u16(1028 + 2 * 3, 0xffff);
+        assert_eq!(ring.ahead(3), Ahead::new(at(48), [at(2048), at(2052 + 24)]));
+        ring.ahead(3).ask();
     }
 
     #[test]

@@ -2,8 +2,8 @@
 
 use std::sync::atomic::Ordering;
 
-use crate::Inflight;
 use crate::virtq::{Area, MAX_VIRTQ, VirtqDesc, VirtqPlace};
+use crate::{Ahead, Inflight};
 
 /// An event suppression area of a packed ring.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -79,6 +79,13 @@ impl PackedRing {
         }
         // SAFETY: index is below the size, and the area holds 16 * size bytes and is 16-byte aligned.
         Some(unsafe { self.desc.desc(usize::from(index), true) })
+    }
+
+    /// What a chain used at `index` needs: its descriptor, in whose place the used one goes.
+    #[inline]
+    pub fn ahead(&self, index: u16) -> Ahead {
+        let desc = self.desc.line(16 * usize::from(index));
+        Ahead::new(desc, [desc; 2])
     }
 
     /// Asks the processor to bring descriptor `index` near.

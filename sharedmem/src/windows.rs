@@ -84,7 +84,20 @@ impl SplitRing {
                 }
             };
         }
-        aim.look_up(ids.iter().map(|id| self.buffer(*id, flags)), memory, out);
+        self.singly(ids, flags, aim, memory, out);
+    }
+
+    /// The same one by one. False when that was the end. Apart, for what it takes of registers the loop beside it lacks.
+    #[inline(never)]
+    fn singly<'m, T: Table, const N: usize>(
+        &self,
+        ids: &[u16],
+        flags: u16,
+        aim: Aim,
+        memory: &mut Lookup<'m, '_, T>,
+        out: &mut ArrayVec<Slice<'m>, N>,
+    ) -> bool {
+        aim.look_up(ids.iter().map(|id| self.buffer(*id, flags)), memory, out)
     }
 }
 
@@ -158,12 +171,14 @@ mod wide {
             // SAFETY: there is room for as many windows as there are identifiers, by the caller's promise.
             let found = unsafe { run::<WRITE, N>(ring, left, flags, &Wide::new(memory.place(), aim), out) };
             let Some((odd, others)) = left[found..].split_first() else { break };
-            if !aim.look_up(odd.iter().map(|id| ring.buffer(*id, flags)), memory, out) {
+            if !ring.singly(odd, flags, aim, memory, out) {
                 return;
             }
             left = others;
         }
-        aim.look_up(rest.iter().map(|id| ring.buffer(*id, flags)), memory, out);
+        if !rest.is_empty() {
+            ring.singly(rest, flags, aim, memory, out);
+        }
     }
 
     /// Adds the windows of those which are as wanted and lie in `place`, up to the first four of which one is not; returns how

@@ -69,6 +69,8 @@ pub struct RxQueue {
 pub struct TxState {
     /// The next available position, which is also the next used one: frames are used in order.
     pub next: AtomicU16,
+    /// The identifier of the chain served last.
+    pub last: AtomicU16,
     /// False while the driver need not signal.
     pub armed: AtomicBool,
 }
@@ -94,7 +96,7 @@ impl Card {
 impl TxState {
     /// A queue that starts at `base`.
     pub fn new(base: u16) -> TxState {
-        TxState { next: AtomicU16::new(base), armed: AtomicBool::new(true) }
+        TxState { next: AtomicU16::new(base), last: AtomicU16::new(0), armed: AtomicBool::new(true) }
     }
 }
 

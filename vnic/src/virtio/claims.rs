@@ -14,7 +14,7 @@ use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::thread;
 
 use crossbeam_utils::CachePadded;
-use sharedmem::prefetch_write;
+use sharedmem::{Ahead, prefetch_write};
 
 use super::ring::Virtq;
 
@@ -202,6 +202,12 @@ impl Claims {
             // Whoever publishes sees it: it has seen that the claim is done.
             self.noted.store(true, Ordering::Relaxed);
         }
+    }
+
+    /// What the next claim needs, besides what `ring` does.
+    #[inline(always)]
+    pub fn ahead(&self, ahead: Ahead) -> Ahead {
+        ahead.and(&self.taken)
     }
 
     /// A claim will be made soon.

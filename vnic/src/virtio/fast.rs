@@ -105,7 +105,7 @@ impl<'a, R: Virtq> Path<'a, R> {
         if end != claim.end() && !self.state.claims.shorten(&mut claim, end) {
             done += self.deliver_within(burst, list.get(done..).unwrap_or(&[]), (end, claim.end()), tally);
         }
-        (done, self.finish(claim))
+        (done, self.finish(claim, tally))
     }
 
     /// Claims positions for `count` frames as long as there are buffers, and looks them up; `None` when there is none.

@@ -50,6 +50,6 @@ impl<R: Virtq> Path<'_, R> {
             tally.dropped(DropReason::BadDescriptor);
         }
         self.ring.put_used(at, id[0], if written { len as u32 } else { 0 });
-        Some(self.finish(claim))
+        Some(self.finish(claim, tally))
     }
 }

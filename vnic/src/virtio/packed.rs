@@ -4,7 +4,7 @@
 
 use std::sync::atomic::{Ordering, fence};
 
-use sharedmem::{InflightNote, Lookup, MemTable, PackedEvent, PackedRing, VirtqDesc};
+use sharedmem::{Ahead, InflightNote, Lookup, MemTable, PackedEvent, PackedRing, VirtqDesc};
 
 use super::chain::{self, NEXT, Pieces, direction};
 use super::ring::{Broken, Found, Virtq};
@@ -48,6 +48,11 @@ pub(super) fn first(ring: &PackedRing, at: u16) -> Option<VirtqDesc> {
 
 impl Virtq for PackedRing {
     const INDEXED: bool = false;
+
+    #[inline(always)]
+    fn ahead(&self, at: u16) -> Ahead {
+        self.ahead(place(self, at).0)
+    }
 
     #[inline]
     fn faulted(&self) -> bool {

@@ -10,7 +10,7 @@
 use std::sync::atomic::{Ordering, fence};
 
 use arrayvec::ArrayVec;
-use sharedmem::{Aim, Lookup, MemTable, PackedRing, Slice, SplitRing};
+use sharedmem::{Ahead, Aim, Lookup, MemTable, PackedRing, Slice, SplitRing};
 
 use super::chain::{self, Pieces, direction};
 
@@ -86,6 +86,14 @@ pub trait Virtq {
     /// their descriptors are on the way to the cache, where they are one after the other. Returns how many there are. `known` is the position up to which
     /// chains are known to be available, and what it is found to be.
     fn singles(&self, at: u16, known: &mut u16, ids: &mut [u16]) -> Result<usize, Broken>;
+
+    /// Chains will be looked for; the last one found before was `last`.
+    fn will_find(&self, _last: u16) {}
+
+    /// What using the chain at `at` will need.
+    fn ahead(&self, _at: u16) -> Ahead {
+        Ahead::NONE
+    }
 
     /// Guest address and length of the buffer that chain `id` at `at` is, when it is that one descriptor and no more, of the
     /// direction asked for: the common case, without a walk.
@@ -210,6 +218,19 @@ impl Virtq for SplitRing {
         // Mostly one after the other, four to a line.
         ids.iter().step_by(4).for_each(|head| self.prefetch(*head));
         Ok(n)
+    }
+
+    #[inline(always)]
+    fn will_find(&self, last: u16) {
+        // Drivers take the place that came back last, or the next one. Known only when the entry's line is here, which
+        // comes from the driver's core as the descriptor's does: so both come together.
+        self.prefetch(last.wrapping_add(1) & (self.size() - 1));
+        self.prefetch(last);
+    }
+
+    #[inline(always)]
+    fn ahead(&self, at: u16) -> Ahead {
+        self.ahead(at)
     }
 
     #[inline(always)]

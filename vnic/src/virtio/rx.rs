@@ -152,9 +152,15 @@ impl<'a, R: Virtq> Path<'a, R> {
 
     /// Publishes what was claimed, in its order. True when the driver is to be told.
     #[inline]
-    pub(super) fn finish(&self, claim: Claim) -> bool {
-        let Some((before, after)) = self.state.claims.finish(claim, self.ring) else { return false };
-        self.ring.wants_interrupt(self.active.features & features::EVENT_IDX != 0, before, after)
+    pub(super) fn finish(&self, claim: Claim, tally: &mut Tally) -> bool {
+        let next = claim.end();
+        let published = self.state.claims.finish(claim, self.ring);
+        let told = published.is_some_and(|(before, after)| {
+            self.ring.wants_interrupt(self.active.features & features::EVENT_IDX != 0, before, after)
+        });
+        // The frames are on their way. What comes next is likely to go here, too.
+        tally.then(self.state.claims.ahead(self.ring.ahead(next)));
+        told
     }
 
     /// Delivers at most a burst; true when the driver is to be told.
@@ -171,7 +177,7 @@ impl<'a, R: Virtq> Path<'a, R> {
             self.reserve_each(&plans, &mut at, &mut batch, &mut cursor, tally);
             let claim = held.release(cursor.next, cursor.avail);
             self.fill_batch(&plans, &batch, cursor.next, tally);
-            told |= claim.is_some_and(|claim| self.finish(claim));
+            told |= claim.is_some_and(|claim| self.finish(claim, tally));
         }
         told
     }

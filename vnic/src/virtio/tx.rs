@@ -119,6 +119,8 @@ impl<R: Virtq> Serving<'_, R> {
     fn take(self, next: u16, hint: &mut SpanHint, sink: &mut dyn Sink) -> usize {
         let mut ids = [0; BURST];
         let mut known = next;
+        sink.soon();
+        self.ring.will_find(self.state.last.load(Ordering::Relaxed));
         match self.ring.singles(next, &mut known, &mut ids) {
             Ok(0) => self.chain(next, hint, sink),
             Ok(n) if !self.ring.faulted() => self.serve(next, &ids[..n], hint, sink),
@@ -137,6 +139,9 @@ impl<R: Virtq> Serving<'_, R> {
         };
         sink.forward(&burst);
         drop(burst);
+        if let Some(last) = ids.last() {
+            self.state.last.store(*last, Ordering::Relaxed);
+        }
         self.ring.put_used_run(next, &ids[..taken]);
         self.finish(next, next.wrapping_add(taken as u16));
         taken
