@@ -18,8 +18,11 @@ const COOLED: u32 = 1 << 16;
 const ROUND: usize = 96;
 /// The same of cold ones.
 const LONG_ROUND: usize = 512;
-/// Cold ones are looked at once in so many turns, as many more at once: what has to be brought for each comes together.
-const TOGETHER: usize = 4;
+/// While others are hot, warm ones are looked at once in so many turns, as many more at once: a turn that finds nothing is
+/// what the next frame of a hot queue waits for.
+const WARM_TOGETHER: usize = 2;
+/// The same of cold ones: what has to be brought for each comes together.
+const COLD_TOGETHER: usize = 4;
 
 struct Entry<T> {
     queue: T,
@@ -94,8 +97,14 @@ impl<T> Rota<T> {
                 at += 1;
             }
         }
-        if self.hot < self.entries.len() {
-            frames += self.round(&mut look);
+        let turn = self.turn as usize;
+        let together = if self.hot == 0 { 1 } else { WARM_TOGETHER };
+        if self.hot < self.cold && turn.is_multiple_of(together) {
+            frames += self.warm_round(together, &mut look);
+        }
+        // In other turns than the warm ones, as long as these have turns of their own.
+        if self.cold < self.entries.len() && turn % COLD_TOGETHER == 1 {
+            frames += self.cold_round(&mut look);
         }
         frames
     }
@@ -117,11 +126,11 @@ impl<T> Rota<T> {
         frames
     }
 
-    /// The part of a turn that looks at some of the others.
+    /// The part of a turn that looks at some warm ones.
     #[inline(never)]
-    fn round(&mut self, look: &mut impl FnMut(&mut T) -> usize) -> usize {
+    fn warm_round(&mut self, together: usize, look: &mut impl FnMut(&mut T) -> usize) -> usize {
         let mut frames = 0;
-        for _ in 0..(self.cold - self.hot).div_ceil(ROUND) {
+        for _ in 0..((self.cold - self.hot) * together).div_ceil(ROUND) {
             // Queues change places as they warm up and cool; one that is missed so is met a round later.
             self.warm_at = next(self.warm_at, self.hot, self.cold);
             let n = self.look(self.warm_at, look);
@@ -136,8 +145,14 @@ impl<T> Rota<T> {
                 break;
             }
         }
-        let colds = if self.turn.is_multiple_of(TOGETHER as u32) { self.entries.len() - self.cold } else { 0 };
-        for _ in 0..colds.div_ceil(LONG_ROUND / TOGETHER) {
+        frames
+    }
+
+    /// The part of a turn that looks at some cold ones.
+    #[inline(never)]
+    fn cold_round(&mut self, look: &mut impl FnMut(&mut T) -> usize) -> usize {
+        let mut frames = 0;
+        for _ in 0..((self.entries.len() - self.cold) * COLD_TOGETHER).div_ceil(LONG_ROUND) {
             self.cold_at = next(self.cold_at, self.cold, self.entries.len());
             let n = self.look(self.cold_at, look);
             frames += n;
