@@ -218,6 +218,21 @@ impl<'m> Slice<'m> {
         }
     }
 
+    /// Asks for all of it, no nearer than the second-level cache: it is not needed at once, and the first has no room.
+    #[inline]
+    pub fn prefetch_all(&self) {
+        let end = self.as_ptr().wrapping_add(self.len());
+        let mut line = self.as_ptr().wrapping_sub(self.as_ptr().addr() % LINE);
+        while line < end {
+            #[cfg(target_arch = "x86_64")]
+            // SAFETY: prefetch never faults, whatever the address.
+            unsafe {
+                std::arch::x86_64::_mm_prefetch(line.cast(), std::arch::x86_64::_MM_HINT_T1);
+            }
+            line = line.wrapping_add(LINE);
+        }
+    }
+
     /// As [`Slice::prefetch`], for memory that will be written: the line comes with the right to write it, which would
     /// cost another round between the processors' caches later.
     #[inline]

@@ -83,6 +83,8 @@ pub struct RxState {
     /// Bytes that a buffer of one descriptor lately held at least, 0 where chains were of another kind: what is longer
     /// does not take the fast lane. A hint; written when it changes.
     pub(super) usual: AtomicU32,
+    /// True while long frames lately came from memory, or went there. A hint; written when it changes.
+    pub(super) cold: AtomicBool,
 }
 
 impl Card {
@@ -103,7 +105,7 @@ impl TxState {
 impl RxState {
     /// A queue that starts at `base`.
     pub fn new(base: u16) -> RxState {
-        RxState { claims: Claims::new(base), usual: AtomicU32::new(u32::MAX) }
+        RxState { claims: Claims::new(base), usual: AtomicU32::new(u32::MAX), cold: AtomicBool::new(false) }
     }
 
     /// The next position to be used.

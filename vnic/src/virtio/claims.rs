@@ -104,6 +104,12 @@ impl Claim {
         self.start as u16
     }
 
+    /// True of one in `n` claims.
+    #[inline(always)]
+    pub fn is_nth(&self, n: u16) -> bool {
+        self.ticket.is_multiple_of(n)
+    }
+
     /// The position behind the last.
     #[inline(always)]
     pub fn end(&self) -> u16 {

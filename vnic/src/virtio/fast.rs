@@ -14,16 +14,13 @@ use std::sync::atomic::Ordering;
 
 use arrayvec::ArrayVec;
 use dataplane::{BURST, Burst, Delivery, DropReason, Frame, Tally, VNET_LEN};
-use sharedmem::{Aim, Slice, SpanHint, Work, widest};
+use sharedmem::{Aim, Slice, SpanHint};
 
 use super::claims::Claim;
+use super::fill::{LINE, TIMED, fill, fill_long};
 use super::ring::Virtq;
 use super::rx::{HEADER, Path};
 
-/// Bytes of a cache line.
-const LINE: usize = 64;
-/// Short frames filled together.
-const FOUR: usize = 4;
 /// Long frames before the end at which the lines are asked for by which claims are finished.
 const NEAR: usize = 4;
 
@@ -35,15 +32,6 @@ type Rooms<'m> = ArrayVec<Slice<'m>, BURST>;
 
 /// The identifier of each buffer's chain.
 type Ids = [u16; BURST];
-
-/// The header, `P` bytes long, of a frame nothing is said of: all zeros but the count of buffers in the longer one.
-pub(super) const fn plain_header<const P: usize>() -> [u8; P] {
-    let mut header = [0; P];
-    if P > VNET_LEN {
-        header[VNET_LEN] = 1;
-    }
-    header
-}
 
 impl<'a, R: Virtq> Path<'a, R> {
     /// The fast lane: plain frames from the start of `list`, each into a buffer of one descriptor that holds it. Returns
@@ -177,7 +165,9 @@ impl<'a, R: Virtq> Path<'a, R> {
         let long = frames.first().is_some_and(|frame| frame.borrow().len() > 2 * LINE);
         let (first, last) = rooms.split_at(if long { rooms.len().saturating_sub(NEAR) } else { 0 });
         let mut lens = [0; BURST];
-        let mut done = fill::<P, F>(burst, frames, first, &mut lens);
+        let cold = &self.state.cold;
+        let mut done =
+            if long { fill_long::<P, F>(cold, claim.is_nth(TIMED), burst, frames, first, &mut lens) } else { 0 };
         self.state.claims.will_finish(claim);
         self.ring.will_publish();
         if done == first.len() {
@@ -188,80 +178,5 @@ impl<'a, R: Virtq> Path<'a, R> {
         }
         let bytes = self.ring.put_used_each(claim.start(), &ids[..done], &lens[..done]);
         (done, bytes as usize - P * done)
-    }
-}
-
-/// Writes header and frame into each room, as long as they fit, and how much that is to `lens`: how many there are.
-#[inline(always)]
-fn fill<const P: usize, F: Borrow<Frame>>(
-    burst: &Burst<'_>,
-    frames: &[F],
-    rooms: &[Slice<'_>],
-    lens: &mut [u32],
-) -> usize {
-    let mut heads = 0;
-    if rooms.len() >= FOUR && burst.is_all_heads() {
-        heads = widest(rooms.len(), FillHeads::<P, F> { frames, rooms, lens });
-        if heads == rooms.len() {
-            return heads;
-        }
-    }
-    let (frames, rooms, lens) = (&frames[heads..], &rooms[heads..], &mut lens[heads..]);
-    heads + widest(rooms.len(), Fill::<P, F> { burst, frames, rooms, lens })
-}
-
-/// Any frames.
-struct Fill<'f, 'm, const P: usize, F> {
-    burst: &'f Burst<'m>,
-    frames: &'f [F],
-    rooms: &'f [Slice<'m>],
-    lens: &'f mut [u32],
-}
-
-impl<const P: usize, F: Borrow<Frame>> Work for Fill<'_, '_, P, F> {
-    type Outcome = usize;
-
-    #[inline(always)]
-    fn run(self) -> usize {
-        let (header, mut done) = (const { plain_header::<P>() }, 0);
-        for ((frame, room), len) in self.frames.iter().zip(self.rooms).zip(self.lens) {
-            let frame = frame.borrow();
-            if !self.burst.write_plain(frame, &header, room, false) {
-                break;
-            }
-            *len = (P + frame.len()) as u32;
-            done += 1;
-        }
-        done
-    }
-}
-
-/// Frames that lie wholly in their heads, by fours, into rooms that hold a whole head: nothing else is in the loop.
-struct FillHeads<'f, 'm, const P: usize, F> {
-    frames: &'f [F],
-    rooms: &'f [Slice<'m>],
-    lens: &'f mut [u32],
-}
-
-impl<const P: usize, F: Borrow<Frame>> Work for FillHeads<'_, '_, P, F> {
-    type Outcome = usize;
-
-    #[inline(always)]
-    fn run(self) -> usize {
-        let FillHeads { frames, rooms, lens } = self;
-        let (header, mut done) = (const { plain_header::<P>() }, 0);
-        let fours =
-            frames.as_chunks::<FOUR>().0.iter().zip(rooms.as_chunks::<FOUR>().0).zip(lens.as_chunks_mut::<FOUR>().0);
-        for ((frames, rooms), lens) in fours {
-            for n in 0..FOUR {
-                let frame = frames[n].borrow();
-                if !frame.write_head(&header, &rooms[n]) {
-                    return done + n;
-                }
-                lens[n] = (P + frame.len()) as u32;
-            }
-            done += FOUR;
-        }
-        done
     }
 }

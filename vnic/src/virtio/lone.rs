@@ -7,7 +7,7 @@
 use dataplane::{Burst, Delivery, DropReason, Tally, VNET_LEN};
 use sharedmem::{Aim, SpanHint};
 
-use super::fast::plain_header;
+use super::fill::plain_header;
 use super::ring::Virtq;
 use super::rx::{HEADER, Path};
 

@@ -21,6 +21,7 @@ pub mod control;
 mod crash_tests;
 mod fast;
 pub mod features;
+mod fill;
 mod lone;
 mod packed;
 mod recover;
