@@ -51,15 +51,15 @@ pub fn round_trip() -> Option<Duration> {
     })
 }
 
-/// What several measurements come to, in a sentence for a page; nothing where there are none.
-pub fn sentence(trips: &[Duration]) -> String {
+/// What several measurements, each before `what`, come to, in a sentence for a page; nothing where there are none.
+pub fn sentence(trips: &[Duration], what: &str) -> String {
     let ns: Vec<f64> = trips.iter().map(|trip| trip.as_nanos() as f64).collect();
     let (Some(low), Some(high)) = (ns.iter().copied().reduce(f64::min), ns.iter().copied().reduce(f64::max)) else {
         return String::new();
     };
     let middle = median(ns);
     format!(
-        " Before each round a cache line took {low:.0} to {high:.0} ns (median {middle:.0}) from its first CPU to its last and back."
+        " Before each {what} a cache line took {low:.0} to {high:.0} ns (median {middle:.0}) from its first CPU to its last and back."
     )
 }
 
@@ -85,7 +85,7 @@ mod tests {
 
     #[test]
     fn several_are_told_by_their_range() {
-        let ns = |all: &[u64]| sentence(&all.iter().map(|ns| Duration::from_nanos(*ns)).collect::<Vec<_>>());
+        let ns = |all: &[u64]| sentence(&all.iter().map(|ns| Duration::from_nanos(*ns)).collect::<Vec<_>>(), "round");
         assert_eq!(ns(&[]), "");
         let told =
             " Before each round a cache line took 90 to 400 ns (median 100) from its first CPU to its last and back.";

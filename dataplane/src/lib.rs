@@ -35,6 +35,7 @@
 //! | [`Workers`]: the order to stop | control, once | workers, once per turn | an atomic; the eventfds of [`Grace`] wake sleepers |
 //! | [`Workers`]: loads (time with work, turns) | one worker each | control | relaxed atomics |
 //! | a port's egress ring position, virtio | workers | workers | one word, claimed by compare-and-swap and published in the order of the claims; where chains must be walked before it is known how many positions a frame takes, the word is held meanwhile, and other workers with frames for that queue wait: they spin, then yield |
+//! | what a receive queue, virtio, lately met: buffers of one piece, frames from memory | workers, when it changes | workers | relaxed atomics; hints, from which nothing but speed follows |
 //! | a port's egress ring position, else | workers | workers | the egress's own short lock, never held over a copy or a system call |
 #![forbid(unsafe_code)]
 

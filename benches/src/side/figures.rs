@@ -52,9 +52,12 @@ pub struct Figures {
     values: BTreeMap<(String, String), BTreeMap<usize, Measured>>,
     accounted: BTreeMap<(String, String), usize>,
     gaps: BTreeMap<(String, String), String>,
-    /// Round trips of a cache line between the CPUs, before each round of each work.
-    pub trips: Vec<Duration>,
+    /// By work and peer, the round trips of a cache line between the CPUs before and after its turn in each round.
+    trips: BTreeMap<(String, String), BTreeMap<usize, Vec<Duration>>>,
 }
+
+/// How many times as far apart the CPUs may be for one as for another, for their figures to be of the same machine.
+const ALIKE: u32 = 2;
 
 impl Figures {
     /// Adds what round `round` gave of `work` by `peer`.
@@ -62,6 +65,45 @@ impl Figures {
         let key = (work.to_owned(), peer.to_owned());
         *self.accounted.entry(key.clone()).or_default() += usize::from(outcome.accounted);
         self.values.entry(key).or_default().insert(round, outcome.measured);
+    }
+
+    /// Adds how far apart the CPUs were before and after what round `round` gave of `work` by `peer`.
+    pub fn apart(&mut self, work: &str, peer: &str, round: usize, trips: impl IntoIterator<Item = Duration>) {
+        let key = (work.to_owned(), peer.to_owned());
+        self.trips.entry(key).or_default().entry(round).or_default().extend(trips);
+    }
+
+    /// All round trips, in no order.
+    pub fn trips(&self) -> Vec<Duration> {
+        self.trips.values().flat_map(BTreeMap::values).flatten().copied().collect()
+    }
+
+    /// The shortest and the longest round trip of `work` by `peer`, in all rounds.
+    pub fn trips_of(&self, work: &str, peer: &str) -> Option<(Duration, Duration)> {
+        let trips =
+            || self.trips.get(&(work.to_owned(), peer.to_owned())).into_iter().flat_map(BTreeMap::values).flatten();
+        Some((*trips().min()?, *trips().max()?))
+    }
+
+    /// True when the CPUs were about as far apart, in `round` of `work`, for both; and as long as nobody looked.
+    fn alike(&self, work: &str, round: usize, both: [&str; 2]) -> bool {
+        let trips = || {
+            let of = |peer: &str| self.trips.get(&(work.to_owned(), peer.to_owned()))?.get(&round);
+            both.into_iter().filter_map(of).flatten()
+        };
+        trips().min().zip(trips().max()).is_none_or(|(low, high)| *high <= *low * ALIKE)
+    }
+
+    /// Rounds of `work` from which the ratio of `peer` to `other` comes, and how many gave figures of both.
+    pub fn rounds_alike(&self, work: &str, peer: &str, other: &str) -> (usize, usize) {
+        let both = self.both(work, peer, other);
+        (both.iter().filter(|(round, _, _)| self.alike(work, *round, [peer, other])).count(), both.len())
+    }
+
+    /// The rounds of `work` that gave figures of both.
+    fn both(&self, work: &str, peer: &str, other: &str) -> Vec<(usize, Measured, Measured)> {
+        let others: BTreeMap<_, _> = self.rounds(work, other).collect();
+        self.rounds(work, peer).filter_map(|(round, mine)| Some((round, mine, *others.get(&round)?))).collect()
     }
 
     /// Runs of `work` by `peer` that gave a figure, and after how many of them every frame was accounted for.
@@ -84,13 +126,15 @@ impl Figures {
     }
 
     /// The medians of the ratios of `peer` to `other` in each figure of `work`, over the rounds that both gave one in: what is
-    /// different from one round to the next (the machine's other users, mostly) is the same to both. Empty when there is no such
-    /// round.
+    /// different from one round to the next (the machine's other users, mostly) is the same to both. Rounds in which the CPUs
+    /// were farther apart for one than for the other are left out, unless all were so. Empty when there is no round.
     pub fn ratios(&self, work: &str, peer: &str, other: &str) -> Vec<f64> {
-        let others: BTreeMap<_, _> = self.rounds(work, other).collect();
-        let rounds = self.rounds(work, peer).filter_map(|(round, mine)| Some((mine, others.get(&round)?)));
-        let rounds: Vec<Vec<f64>> = rounds
-            .map(|(mine, theirs)| mine.parts().iter().zip(theirs.parts()).map(|(a, b)| a.1 / b.1).collect())
+        let both = self.both(work, peer, other);
+        let none_alike = self.rounds_alike(work, peer, other).0 == 0;
+        let rounds: Vec<Vec<f64>> = both
+            .iter()
+            .filter(|(round, _, _)| none_alike || self.alike(work, *round, [peer, other]))
+            .map(|(_, mine, theirs)| mine.parts().iter().zip(theirs.parts()).map(|(a, b)| a.1 / b.1).collect())
             .collect();
         let figures = rounds.first().map_or(0, Vec::len);
         (0..figures).map(|at| median(rounds.iter().filter_map(|ratios| ratios.get(at).copied()).collect())).collect()
@@ -149,5 +193,33 @@ mod tests {
         }
         assert_eq!(figures.ratios("w", "p", "q"), [(0.25 + 2.0) / 2.0, (2.0 + 4.0) / 2.0]);
         assert_eq!(figures.ratios("w", "p", "p"), [1.0, 1.0]);
+        assert_eq!(figures.rounds_alike("w", "p", "q"), (2, 2));
+    }
+
+    #[test]
+    fn rounds_in_which_the_cpus_were_not_as_far_apart_for_both_give_no_ratio() {
+        let ns = |all: [u64; 2]| all.map(Duration::from_nanos);
+        let mut figures = Figures::default();
+        let outcome = |v| Outcome { measured: Measured::Mpps(v), accounted: true };
+        // Near for both; far for one; far for both; it changed while one was measured.
+        let rounds = [([60, 61], [61, 90]), ([60, 60], [60, 315]), ([310, 300], [300, 420]), ([60, 300], [300, 310])];
+        for (round, (mine, theirs)) in rounds.into_iter().enumerate() {
+            for (who, trips, v) in [("p", mine, [8.0, 100.0, 4.0, 100.0][round]), ("q", theirs, 2.0)] {
+                figures.add("w", who, round, outcome(v));
+                figures.apart("w", who, round, ns(trips));
+            }
+        }
+        assert_eq!(figures.rounds_alike("w", "p", "q"), (2, 4));
+        assert_eq!(figures.ratios("w", "p", "q"), [3.0]);
+        assert_eq!(figures.trips_of("w", "p"), Some((Duration::from_nanos(60), Duration::from_nanos(310))));
+        assert_eq!(figures.trips_of("w", "r"), None);
+        assert_eq!(figures.trips().len(), 16);
+        // Where it was never the same, all there are.
+        let mut never = Figures::default();
+        for (who, trips, v) in [("p", [60, 60], 6.0), ("q", [300, 300], 2.0)] {
+            never.add("w", who, 1, outcome(v));
+            never.apart("w", who, 1, ns(trips));
+        }
+        assert_eq!((never.rounds_alike("w", "p", "q"), never.ratios("w", "p", "q")), ((0, 1), vec![3.0]));
     }
 }

@@ -45,9 +45,13 @@ pub fn run(list: &[Work], rounds: usize, seconds: f64, tell: &mut dyn FnMut(&str
     let _pages = peers::huge_pages(list.iter().flat_map(Work::peers));
     for work in list {
         for round in 1..=rounds {
-            figures.trips.extend(lines::round_trip());
+            let mut before = lines::round_trip();
             for peer in work.peers() {
-                let told = match work.measure(peer, seconds) {
+                let measured = work.measure(peer, seconds);
+                let after = lines::round_trip();
+                figures.apart(work.id, peer.name(), round, before.into_iter().chain(after));
+                before = after;
+                let told = match measured {
                     Ok(outcome) => {
                         figures.add(work.id, peer.name(), round, outcome);
                         outcome.measured.to_string()

@@ -12,22 +12,26 @@ pub fn report(list: &[Work], figures: &Figures, rounds: usize, seconds: f64, mac
     let _ = writeln!(
         text,
         "Medians of {rounds} rounds of {seconds} s; everybody once in each round, on the same ports, by the same \
-         generator, one core for the switch and one for the generator. A ratio is the median of those of the rounds. \
-         `make bench` wrote this page.\n"
+         generator, one core for the switch and one for the generator. A ratio is the median of those of the rounds; where \
+         the machine's CPUs were more than twice as far apart for one as for the other in some rounds, of the others, and it says \
+         of how many (0: it was so in all, and it is of all). `make bench` wrote this page.\n"
     );
     let Machine { cpu, cpus, kernel } = machine;
-    let _ = writeln!(text, "Machine: {cpu} ({cpus} CPUs), Linux {kernel}.{}\n", lines::sentence(&figures.trips));
+    let _ =
+        writeln!(text, "Machine: {cpu} ({cpus} CPUs), Linux {kernel}.{}\n", lines::sentence(&figures.trips(), "turn"));
     text += "| work | vswitch | against | ratio | to reach | |\n|---|---|---|---|---|---|\n";
     for work in list {
         for row in rows(work, figures) {
             text += &row;
         }
     }
-    text += "\n![frames per second](results.svg)\n\n## Lowest and highest\n\n| work | who | lowest | highest |\n|---|---|---|---|\n";
+    text += "\n![frames per second](results.svg)\n\n## Lowest and highest\n\n| work | who | lowest | highest | a line's round trip, ns |\n|---|---|---|---|---|\n";
     for work in list {
         for peer in work.peers() {
             if let Some((low, high)) = figures.range(work.id, peer.name()) {
-                let _ = writeln!(text, "| {} | {} | {low:.2} | {high:.2} |", work.id, peer.name());
+                let trips = figures.trips_of(work.id, peer.name());
+                let trips = trips.map_or("-".to_owned(), |(a, b)| format!("{} to {}", a.as_nanos(), b.as_nanos()));
+                let _ = writeln!(text, "| {} | {} | {low:.2} | {high:.2} | {trips} |", work.id, peer.name());
             }
         }
     }
@@ -70,7 +74,11 @@ fn rows(work: &Work, figures: &Figures) -> Vec<String> {
         for peer in work.others() {
             let (mine, theirs) = (figures.medians(work.id, own.name()), figures.medians(work.id, peer.name()));
             let ratios = figures.ratios(work.id, own.name(), peer.name());
-            let shown: Vec<String> = ratios.iter().map(|r| format!("{r:.2}")).collect();
+            let shown = ratios.iter().map(|r| format!("{r:.2}")).collect::<Vec<_>>().join(", ");
+            let of = match figures.rounds_alike(work.id, own.name(), peer.name()) {
+                (alike, all) if alike < all => format!(" ({alike} of {all})"),
+                _ => String::new(),
+            };
             let goal = work.goal(peer);
             let verdict = match (goal, ratios.as_slice()) {
                 (None, _) => "",
@@ -86,7 +94,7 @@ fn rows(work: &Work, figures: &Figures) -> Vec<String> {
                 own.name(),
                 peer.name(),
                 show(&theirs),
-                shown.join(", "),
+                shown + &of,
                 goal.map_or(String::new(), |g| g.to_string()),
             ));
         }

@@ -124,7 +124,7 @@ pub fn workers(rows: &[Workers<'_>], how: &Measured) -> String {
 
 fn machine(trips: &[Duration]) -> String {
     let Machine { cpu, cpus, kernel } = Machine::this();
-    format!("\nMachine: {cpu} ({cpus} CPUs), Linux {kernel}.{}\n", lines::sentence(trips))
+    format!("\nMachine: {cpu} ({cpus} CPUs), Linux {kernel}.{}\n", lines::sentence(trips, "round"))
 }
 
 /// Puts the chapter `title` into the page at `path`, in the place of an earlier one of that title.
