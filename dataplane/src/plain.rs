@@ -6,9 +6,6 @@ use wire::MIN_FRAME;
 use crate::frame::HEAD_PLAIN;
 use crate::{Burst, Delivery, Frame};
 
-/// Bytes of the longest frame that is asked for before its turn: some of them have to find room in a cache of a core.
-const LONGEST_ASKED: usize = 2048;
-
 impl<'m> Burst<'m> {
     /// The frame of `delivery`, when it goes out as it came in, whatever its receiver can do: nothing asked of anybody,
     /// nothing known of it, no tag. Such a frame needs no [`crate::Plan`].
@@ -49,9 +46,7 @@ impl<'m> Burst<'m> {
     /// What lies behind the head of `frame` will be copied, after some other frames.
     #[inline]
     pub fn will_copy(&self, frame: &Frame) {
-        if frame.len() <= LONGEST_ASKED {
-            self.slices_of(frame).iter().for_each(Slice::prefetch_all);
-        }
+        self.slices_of(frame).iter().for_each(Slice::prefetch_all);
     }
 
     /// The same of a frame that is longer than its head.

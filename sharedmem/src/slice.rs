@@ -4,7 +4,7 @@ use std::marker::PhantomData;
 use std::ptr::{self, NonNull};
 use std::sync::atomic::{AtomicU8, AtomicU16, AtomicU32, AtomicU64, Ordering};
 
-use crate::prefetch::{LINE, at_write, at_write_behind, claim_lines};
+use crate::prefetch::{CLAIM, LINE, at_read, at_write, at_write_behind, claim_lines};
 use crate::sum;
 
 /// Bytes of a head, as [`Slice::front`], [`Slice::read_head_behind`] and [`Slice::write_prefixed`] have it: a cache line.
@@ -211,16 +211,16 @@ impl<'m> Slice<'m> {
     /// Asks the processor to bring the first cache line near.
     #[inline]
     pub fn prefetch(&self) {
-        #[cfg(target_arch = "x86_64")]
-        // SAFETY: prefetch never faults, whatever the address.
-        unsafe {
-            std::arch::x86_64::_mm_prefetch(self.as_ptr().cast(), std::arch::x86_64::_MM_HINT_T0);
-        }
+        at_read(self.as_ptr());
     }
 
-    /// Asks for all of it, no nearer than the second-level cache: it is not needed at once, and the first has no room.
+    /// Asks for all of it, no nearer than the second-level cache: it is not needed at once, and the first has no room. A
+    /// window longer than [`CLAIM`] is left alone: some of them have to find room in a cache of a core.
     #[inline]
     pub fn prefetch_all(&self) {
+        if self.len() > CLAIM {
+            return;
+        }
         let end = self.as_ptr().wrapping_add(self.len());
         let mut line = self.as_ptr().wrapping_sub(self.as_ptr().addr() % LINE);
         while line < end {

@@ -13,7 +13,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU16, AtomicU32, AtomicU64, Ordering};
 
-use crate::prefetch::at_write;
+use crate::prefetch::{at_read, at_write};
 use crate::{Ahead, Region};
 
 /// Most descriptors of a ring (virtio 1.2, 2.7 and 2.8.10.1).
@@ -105,6 +105,7 @@ impl Area {
         VirtqDesc::from_words(u64::from_le(addr.load(Ordering::Relaxed)), rest, packed)
     }
 
+    /// Where `offset` lies, be it within the area or not: for asking only.
     #[inline(always)]
     pub(crate) fn line(&self, offset: usize) -> *const u8 {
         self.base.wrapping_add(offset)
@@ -113,11 +114,7 @@ impl Area {
     /// Asks the processor to bring what lies at `offset` near.
     #[inline(always)]
     pub(crate) fn prefetch(&self, offset: usize) {
-        #[cfg(target_arch = "x86_64")]
-        // SAFETY: prefetch never faults, whatever the address; wrapping_add makes any.
-        unsafe {
-            std::arch::x86_64::_mm_prefetch(self.base.wrapping_add(offset).cast(), std::arch::x86_64::_MM_HINT_T0);
-        }
+        at_read(self.line(offset));
     }
 }
 
