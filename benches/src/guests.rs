@@ -20,6 +20,8 @@ use wire::Mac;
 
 /// Bytes of the virtio header before a frame.
 const HEADER: usize = 12;
+/// Bytes of a cache line.
+const LINE: usize = 64;
 /// A descriptor the device writes to.
 const WRITE: u16 = 2;
 
@@ -199,7 +201,8 @@ pub fn accounted(guests: &[impl Driver]) -> bool {
 /// When memory cannot be had: a bench has no use for less.
 pub fn port(spec: &Spec) -> (PortEntry, Guest) {
     let ring_bytes = DriverRing::bytes(spec.ring).next_multiple_of(4096);
-    let buffers = 2 * ring_bytes;
+    // Frames begin with a cache line, as DPDK's driver has them.
+    let buffers = 2 * ring_bytes + LINE - HEADER;
     let bytes = (buffers + 2 * usize::from(spec.ring) * STRIDE).next_multiple_of(4096);
     let memory = SharedPage::new("guest", bytes).expect("memory");
     let region = memory.region().clone();

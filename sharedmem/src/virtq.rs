@@ -116,6 +116,12 @@ impl Area {
     pub(crate) fn prefetch(&self, offset: usize) {
         at_read(self.line(offset));
     }
+
+    /// The same for what will be written.
+    #[inline(always)]
+    pub(crate) fn prefetch_write(&self, offset: usize) {
+        at_write(self.line(offset));
+    }
 }
 
 /// A split virtqueue, from the device's side. Indices run freely and are cut to the ring's size here, so none can be

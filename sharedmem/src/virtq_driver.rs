@@ -59,6 +59,18 @@ impl DriverRing {
         high.store(rest.to_le(), Ordering::Relaxed);
     }
 
+    /// Descriptor `index` and its neighbours in the same cache line will be written soon.
+    #[inline(always)]
+    pub fn prefetch_desc_write(&self, index: u16) {
+        self.desc.prefetch_write(usize::from(index & self.mask) * 16);
+    }
+
+    /// Used entry `index` and its neighbours in the same cache line will be read soon.
+    #[inline(always)]
+    pub fn prefetch_used(&self, index: u16) {
+        self.used.prefetch(4 + usize::from(index & self.mask) * 8);
+    }
+
     /// Makes the chain at `head` the available entry `index`.
     #[inline(always)]
     pub fn set_avail(&self, index: u16, head: u16) {

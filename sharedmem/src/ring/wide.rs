@@ -4,6 +4,7 @@ use std::slice;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::Ring;
+use crate::prefetch::at_write;
 
 /// A ring of 16-byte descriptors that the device may write, accessed in 64-bit halves: half the accesses, and half
 /// the checks, of a [`Ring`] of words. The peer may use words of any size on its side: each half is one of ours, and
@@ -78,6 +79,16 @@ impl WideRing {
     fn slot(&self, index: u32) -> &Slot {
         let [slot] = self.slots(index, 1) else { panic!("descriptor {index} of {}", self.0.count) };
         slot
+    }
+
+    /// `count` descriptors from `index` on, and round again, will be written: their cache lines are asked for together. Stores
+    /// alone bring one after the other.
+    #[inline]
+    pub fn prefetch_write(&self, index: u32, count: u32) {
+        for at in (index..index.saturating_add(count)).step_by(4) {
+            let at = if at < self.0.count { at } else { at - self.0.count };
+            at_write(self.0.base.cast::<Slot>().wrapping_add(at as usize).cast());
+        }
     }
 
     /// [`Slot::upper`] of descriptor `index`.

@@ -67,6 +67,7 @@ impl Ram {
     ///
     /// # Errors
     /// When they are not in this memory.
+    #[inline]
     pub fn slice(&self, at: u64, len: usize) -> Result<Slice<'_>> {
         let offset = at.checked_sub(self.base).context("below the guest's memory")?;
         self.region.slice(offset as usize, len).context("beyond the guest's memory")

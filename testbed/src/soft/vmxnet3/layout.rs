@@ -1,6 +1,7 @@
 //! Registers, commands and structures in memory, as the public headers have them.
 
 use anyhow::Result;
+use sharedmem::{Slot, WideRing};
 
 use crate::soft::Ram;
 
@@ -186,12 +187,32 @@ impl Place {
     pub const START: Place = Place { at: 0, generation: 1 };
 
     /// The place `n`, at most `size`, further on in a ring of `size`.
+    #[inline]
     pub fn ahead(self, n: u32, size: u32) -> Place {
         let at = self.at + n;
         if at < size { Place { at, ..self } } else { Place { at: at - size, generation: self.generation ^ 1 } }
     }
 
+    /// The `n` descriptors from here on, at most all of `ring`, as two runs of one generation each: up to its end, and from its
+    /// start.
+    #[inline]
+    pub fn runs(self, ring: &WideRing, n: u32) -> [(Place, &[Slot]); 2] {
+        let first = ring.slots(self.at, n);
+        let rest = ring.slots(0, n.saturating_sub(first.len() as u32));
+        [(self, first), (Place { at: 0, generation: self.generation ^ 1 }, rest)]
+    }
+
+    /// Completions that are there from here on, up to the end of `ring`: they tell by their last bit.
+    #[inline]
+    pub fn ready(self, ring: &WideRing) -> &[Slot] {
+        let run = ring.slots(self.at, ring.count());
+        let wanted = u64::from(self.generation);
+        let count = run.iter().take_while(|slot| slot.upper() >> 63 == wanted).count();
+        run.get(..count).unwrap_or(run)
+    }
+
     /// Goes on by one in a ring of `size`.
+    #[inline]
     pub fn advance(&mut self, size: u32) {
         self.at += 1;
         if self.at == size {

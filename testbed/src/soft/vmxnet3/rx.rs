@@ -19,6 +19,9 @@ const START: u32 = 1 << 15;
 const OF_PLACE: u32 = 0x03ff_cfff;
 /// In word 2.
 const ERROR: u32 = 1 << 14;
+/// Of the upper half: an error, and the type; and what is usual.
+const KIND: u64 = ERROR as u64 | 0x7f << 56;
+const USUAL_KIND: u64 = 3 << 56;
 
 struct BufferRing {
     ring: Ring<4>,
@@ -81,15 +84,17 @@ impl BufferRing {
         Ok(())
     }
 
-    fn refill(&mut self) -> u32 {
-        let count = room(self.fill.at, self.done, self.size);
-        for _ in 0..count {
-            let here = self.fill;
-            let word = self.word(here.at) | here.generation << 31;
-            self.wide.store(here.at, self.buffer(here.at), word.into());
-            self.fill.advance(self.size);
+    fn refill(&mut self) {
+        let here = self.fill;
+        let plain = (self.head_every == 1).then(|| self.word(0));
+        let count = room(here.at, self.done, self.size);
+        for (here, slots) in here.runs(&self.wide, count) {
+            for (at, slot) in (here.at..).zip(slots) {
+                let word = plain.unwrap_or_else(|| self.word(at)) | here.generation << 31;
+                slot.store(self.buffer(at), word.into());
+            }
         }
-        count
+        self.fill = here.ahead(count, self.size);
     }
 }
 
@@ -124,6 +129,16 @@ pub struct RxQueue {
     /// Place and bytes of an entry of the data ring; 0 bytes for none.
     data: (u64, u32),
     facts: RxFacts,
+}
+
+/// Why plain frames ended.
+enum Stop {
+    /// No more are there.
+    Empty,
+    /// One is of another kind.
+    Other,
+    /// The ring goes on at its start.
+    End,
 }
 
 /// A completion, taken apart.
@@ -253,8 +268,13 @@ impl RxQueue {
 
     /// As [`RxQueue::drain`], each frame shown to `see`.
     pub fn drain_with<S: Sees + ?Sized>(&mut self, doorbells: &Region, ram: &Ram, see: &mut S) -> Result<()> {
-        while self.drain_plain(doorbells, ram, see)? && self.drain_one(doorbells, ram, see)? {}
-        Ok(())
+        loop {
+            match self.drain_plain(doorbells, ram, see)? {
+                Stop::End => {}
+                Stop::Other if self.drain_one(doorbells, ram, see)? => {}
+                Stop::Other | Stop::Empty => return Ok(()),
+            }
+        }
     }
 
     /// Takes a frame of any kind; false when it is not all there.
@@ -277,48 +297,55 @@ impl RxQueue {
     }
 
     /// Takes the frames at the front that are plain: whole in the head buffer that comes next in ring 1. All that makes
-    /// them so is checked; what is otherwise is left to [`RxQueue::next`], which knows more. True when such is there.
+    /// them so is checked; what is otherwise is left to [`RxQueue::next`], which knows more.
     #[inline]
-    fn drain_plain<S: Sees + ?Sized>(&mut self, doorbells: &Region, ram: &Ram, see: &mut S) -> Result<bool> {
+    fn drain_plain<S: Sees + ?Sized>(&mut self, doorbells: &Region, ram: &Ram, see: &mut S) -> Result<Stop> {
         let buffers = &mut self.rings[0];
         if self.started || buffers.head_every != 1 {
-            return Ok(true);
+            return Ok(Stop::Other);
         }
-        let (size, count, own) = (buffers.size, self.completions.count(), START | END | self.index << 16);
-        let (data, own_data) = (self.data, START | END | (self.index + 2 * self.queues) << 16);
-        let (before, mut other) = (buffers.expected, false);
-        loop {
-            let upper = self.wide.upper(self.completion.at);
-            let (word2, word3) = (upper as u32, (upper >> 32) as u32);
-            if word3 >> 31 != self.completion.generation {
-                break;
-            }
-            let (word0, len) = (self.wide.lower(self.completion.at) as u32, word2 & 0x3fff);
-            let in_data = data.1 > 0 && word0 & OF_PLACE == own_data | buffers.expected;
-            let usual = (in_data || word0 & OF_PLACE == own | buffers.expected)
-                && word3 >> 24 & 0x7f == 3
-                && word2 & ERROR == 0;
-            let (from, room) = match in_data {
-                true => (data.0 + u64::from(buffers.expected * data.1), data.1),
-                false => (buffers.buffer(buffers.expected), buffers.head_len),
+        let ready = self.completion.ready(&self.wide);
+        if ready.is_empty() {
+            return Ok(Stop::Empty);
+        }
+        // Their descriptors will be written anew.
+        buffers.wide.prefetch_write(buffers.fill.at, ready.len() as u32);
+        let (size, own) = (buffers.size, START | END | self.index << 16);
+        let own_data = START | END | (self.index + 2 * self.queues) << 16;
+        let (entry, entries) = (self.data.1, ram.slice(self.data.0, (size * self.data.1) as usize)?);
+        let heads = ram.slice(buffers.buffers_at, (u64::from(size) * buffers.stride) as usize)?;
+        let (mut expected, mut taken) = (buffers.expected, 0);
+        for slot in ready {
+            let (upper, word0) = (slot.upper(), slot.lower() as u32 & OF_PLACE);
+            let (len, in_data) = (upper as u32 & 0x3fff, entry > 0 && word0 == own_data | expected);
+            let (memory, from, room) = match in_data {
+                true => (&entries, u64::from(expected * entry), entry),
+                false => (&heads, u64::from(expected) * buffers.stride, buffers.head_len),
             };
+            let usual = (in_data || word0 == own | expected) && upper & KIND == USUAL_KIND;
             if !usual || len == 0 || len > room {
-                other = true;
                 break;
             }
-            let tag = (word2 >> 15 & 1 == 1).then_some(Tag((word2 >> 16) as u16));
-            see(tag, &ram.slice(from, len as usize)?, len as usize);
-            buffers.done = buffers.expected;
-            buffers.expected = if buffers.expected + 1 < size { buffers.expected + 1 } else { 0 };
-            self.completion.advance(count);
+            let tag = (upper >> 15 & 1 == 1).then_some(Tag((upper >> 16) as u16));
+            see(tag, &memory.sub(from as usize, len as usize).context("a buffer beyond memory")?, len as usize);
+            expected = if expected + 1 < size { expected + 1 } else { 0 };
+            taken += 1;
         }
-        if buffers.expected != before {
+        let all = taken == ready.len();
+        if taken > 0 {
+            self.completion = self.completion.ahead(taken as u32, self.completions.count());
+            buffers.expected = expected;
+            buffers.done = if expected > 0 { expected - 1 } else { size - 1 };
             buffers.refill();
             if ram.slice(self.descriptor + queue::CONTROL, 1)?.load_u8(0).unwrap_or(0) != 0 {
                 self.announce(doorbells);
             }
         }
-        Ok(other)
+        Ok(match all {
+            false => Stop::Other,
+            true if self.completion.at == 0 => Stop::End,
+            true => Stop::Empty,
+        })
     }
 
     /// The next completion, checked as the driver's assertions check it.

@@ -255,6 +255,7 @@ impl TxQueue {
     /// As [`TxQueue::push`] for up to `count` copies of one short frame that share one buffer.
     pub fn push_burst(&mut self, ram: &Ram, doorbells: &Region, template: &[u8], count: usize) -> Result<usize> {
         ensure!((1..MAX_TX_PIECE).contains(&template.len()), "a template of {} bytes", template.len());
+        self.will_fill(count);
         self.reap()?;
         if self.burst != template {
             if self.bursts > 0 {
@@ -266,9 +267,9 @@ impl TxQueue {
         }
         let count = count.min(room(self.fill.at, self.done, self.size) as usize);
         // The first last: the card finds all of them or none, and does not read what is being written.
-        for n in (0..count as u32).rev() {
-            let here = self.fill.ahead(n, self.size);
-            self.wide.store(here.at, self.burst_at, whole(template.len(), here));
+        for (here, slots) in self.fill.runs(&self.wide, count as u32).into_iter().rev() {
+            let upper = whole(template.len(), here);
+            slots.iter().rev().for_each(|slot| slot.store(self.burst_at, upper));
         }
         self.sent(ram, doorbells, count as u32, true)?;
         Ok(count)
@@ -298,6 +299,7 @@ impl TxQueue {
         count: usize,
     ) -> Result<usize> {
         ensure!(frames.len() == self.laid && *next < self.laid, "not the frames that were laid");
+        self.will_fill(count);
         self.reap()?;
         let count = count.min(room(self.fill.at, self.done, self.size) as usize);
         // The first last, as above.
@@ -340,28 +342,43 @@ impl TxQueue {
         Ok(())
     }
 
+    /// Asks for the descriptors of the next `count` frames, those there is room for.
+    fn will_fill(&self, count: usize) {
+        let free = room(self.fill.at, self.done, self.size);
+        self.wide.prefetch_write(self.fill.at, free.min(count as u32));
+    }
+
     /// Takes completions. They must come in the order of the frames, one for each.
     pub fn reap(&mut self) -> Result<()> {
         loop {
-            let word3 = (self.completions.upper(self.completion.at) >> 32) as u32;
-            if word3 >> 31 != self.completion.generation {
+            let mut ready = self.completion.ready(&self.completions);
+            if ready.is_empty() {
                 return Ok(());
             }
-            let index = self.completions.lower(self.completion.at) as u32 & 0xfff;
-            let Some(flight) = self.flights.front_mut() else {
-                bail!("transmit completion of descriptor {index} with no frame under way");
-            };
-            ensure!(index == flight.next, "transmit completion of descriptor {index}, not {}", flight.next);
-            ensure!(word3 >> 24 & 0x7f == 0, "transmit completion of type {}", word3 >> 24 & 0x7f);
-            self.done = if index + 1 < self.size { index + 1 } else { 0 };
-            self.completion.advance(self.size);
-            self.under_way -= 1;
-            (flight.next, flight.left) = (self.done, flight.left - 1);
-            if flight.left == 0 {
-                self.arena_tail = flight.arena_end;
-                self.bursts -= usize::from(flight.burst);
-                self.flights.pop_front();
+            let count = ready.len();
+            while !ready.is_empty() {
+                let Some(flight) = self.flights.front_mut() else {
+                    bail!("a transmit completion with no frame under way")
+                };
+                let (mine, rest) = ready.split_at(ready.len().min(flight.left as usize));
+                let mut next = flight.next;
+                for slot in mine {
+                    let (index, word3) = (slot.lower() as u32 & 0xfff, (slot.upper() >> 32) as u32);
+                    ensure!(index == next, "transmit completion of descriptor {index}, not {next}");
+                    ensure!(word3 >> 24 & 0x7f == 0, "transmit completion of type {}", word3 >> 24 & 0x7f);
+                    next = if index + 1 < self.size { index + 1 } else { 0 };
+                }
+                (self.done, flight.next) = (next, next);
+                flight.left -= mine.len() as u32;
+                if flight.left == 0 {
+                    self.arena_tail = flight.arena_end;
+                    self.bursts -= usize::from(flight.burst);
+                    self.flights.pop_front();
+                }
+                ready = rest;
             }
+            self.completion = self.completion.ahead(count as u32, self.size);
+            self.under_way -= count;
         }
     }
 }
