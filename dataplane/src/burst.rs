@@ -62,7 +62,7 @@ impl<'m> Burst<'m> {
     /// The bytes of all frames where these have one destination, source and type, as far as that is known without a look at
     /// each: the most common burst.
     #[inline(always)]
-    pub(crate) fn alike(&self) -> Option<u64> {
+    pub fn alike(&self) -> Option<u64> {
         (self.common.frames == self.frames.len() && !self.common.odd).then_some(self.common.bytes)
     }
 
@@ -173,25 +173,16 @@ impl<'m> Burst<'m> {
         first..self.slices.len()
     }
 
-    /// The same with pieces that are known.
-    #[inline(always)]
-    fn expect(&mut self, pieces: &[Slice<'m>]) -> Range<usize> {
-        let some = pieces.get(..self.slices.remaining_capacity()).unwrap_or(pieces);
-        self.expect_from(|slices| {
-            // Cannot fail: so many fit.
-            let _ = slices.try_extend_from_slice(some);
-        })
-    }
-
-    /// Adds the frames that lie in `pieces`, each as [`Burst::push`] does one that asks for nothing, as long as there is room;
-    /// returns how many there are.
+    /// Adds the frames that lie in the pieces which `add` finds, each as [`Burst::push`] does one that asks for nothing; returns how
+    /// many there are. `add` is told how many there is room for.
     ///
     /// Room for every piece, noted here and once more where it is of another kind, is what [`Burst::has_room`] promises: it
     /// is asked before.
     #[inline(always)]
-    pub fn push_each(&mut self, pieces: &[Slice<'m>]) -> usize {
+    pub fn push_from(&mut self, add: impl FnOnce(&mut ArrayVec<Slice<'m>, BURST_SLICES>, usize)) -> usize {
         let room = BURST - self.harvested();
-        let Range { mut start, end } = self.expect(pieces.get(..room).unwrap_or(pieces));
+        let Range { mut start, end } = self.expect_from(|pieces| add(pieces, room));
+        debug_assert!(end - start <= room);
         let count = end - start;
         loop {
             start += self.push_expected::<0>(start..end);

@@ -71,4 +71,4 @@ pub use virtq::{MAX_VIRTQ, SplitRing, VirtqDesc, VirtqPlace};
 pub use virtq_driver::DriverRing;
 pub use virtq_packed::{PackedEvent, PackedRing};
 pub use widest::{Work, widest};
-pub use windows::Aim;
+pub use windows::{Aim, Kind, windows_of};

@@ -10,6 +10,9 @@ use crate::sum;
 /// Bytes of a head, as [`Slice::front`], [`Slice::read_head_behind`] and [`Slice::write_prefixed`] have it: a cache line.
 pub const HEAD: usize = 64;
 
+/// Bytes of the header before a frame in a buffer of a virtio network card (VIRTIO 1.2, 5.1.6).
+const PREFIX: usize = 12;
+
 /// `len` bytes of memory that somebody else may write at any moment. Copy it freely; it borrows
 /// from the region or map it was cut from.
 ///
@@ -168,7 +171,8 @@ impl<'m> Slice<'m> {
     }
 
     /// Writes `prefix` and then the first `n` bytes of `head` to the start of the window; false (and nothing written) when
-    /// they do not fit, `n` is more than [`HEAD`], or the window is read-only.
+    /// they do not fit, `n` is more than [`HEAD`], or the window is read-only. A prefix that ends with its cache line and
+    /// stands there already is left alone: both sides keep that line, which a store would take from the other.
     #[inline(always)]
     pub fn write_prefixed<const P: usize>(&self, prefix: &[u8; P], head: &[u8; HEAD], n: usize) -> bool {
         if n > HEAD || !self.takes(P + n) {
@@ -176,10 +180,23 @@ impl<'m> Slice<'m> {
         }
         // SAFETY: the window is writable for P + n bytes, n at most HEAD; both sources are our own memory.
         unsafe {
-            ptr::copy_nonoverlapping(prefix.as_ptr(), self.as_ptr(), P);
+            if !self.has_apart(prefix) {
+                ptr::copy_nonoverlapping(prefix.as_ptr(), self.as_ptr(), P);
+            }
             copy_short(head.as_ptr(), self.as_ptr().add(P), n);
         }
         true
+    }
+
+    /// True when `prefix` stands at the start of the window, and what comes behind it in another cache line.
+    ///
+    /// # Safety
+    /// The window must be mapped for `P` bytes.
+    #[inline(always)]
+    unsafe fn has_apart<const P: usize>(&self, prefix: &[u8; P]) -> bool {
+        let at = self.as_ptr();
+        // SAFETY: the caller's promise; arrays of bytes have alignment 1.
+        P > 0 && (at.addr() + P).is_multiple_of(LINE) && unsafe { at.cast::<[u8; P]>().read() } == *prefix
     }
 
     /// Copies as many bytes as both windows hold from `self` to `to`, and returns how many.
@@ -233,6 +250,13 @@ impl<'m> Slice<'m> {
         }
     }
 
+    /// The same for the line of what comes behind a header, too.
+    #[inline(always)]
+    pub fn prefetch_behind(&self) {
+        at_read(self.as_ptr());
+        at_read(self.as_ptr().wrapping_add(PREFIX));
+    }
+
     /// As [`Slice::prefetch`], for memory that will be written: the line comes with the right to write it, which would
     /// cost another round between the processors' caches later.
     #[inline]
@@ -240,9 +264,15 @@ impl<'m> Slice<'m> {
         at_write(self.as_ptr());
     }
 
-    /// The same for the cache line behind the first, wherever that is.
-    #[inline]
-    pub fn prefetch_write_next(&self) {
+    /// The same for the first two lines, wherever the second is. A first one that holds no more than a header is to be read: what
+    /// is written there stands there mostly ([`Slice::write_prefixed`]).
+    #[inline(always)]
+    pub fn prefetch_write_two(&self) {
+        if self.as_ptr().addr() % LINE < LINE - PREFIX {
+            at_write(self.as_ptr());
+        } else {
+            at_read(self.as_ptr());
+        }
         at_write_behind::<LINE>(self.as_ptr());
     }
 
@@ -323,6 +353,36 @@ mod tests {
             let mut beyond = [1];
             prop_assert!(region.slice(3000 + to + n, 1).unwrap().read_at(0, &mut beyond) && beyond == [0]);
         }
+    }
+
+    /// Wherever a header lies and whatever is there before.
+    #[test]
+    fn what_is_prefixed_reads_as_it_was_written() {
+        let file = tempfile::tempfile().unwrap();
+        file.set_len(4096).unwrap();
+        let region = Region::map(file.as_fd(), 0, 4096, true).unwrap();
+        let head: [u8; super::HEAD] = std::array::from_fn(|at| at as u8 + 1);
+        let prefix = [0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11];
+        let mut others = vec![prefix, [0xee; 12]];
+        others.extend((0..12).map(|at| {
+            let mut other = prefix;
+            other[at] ^= 0x80;
+            other
+        }));
+        for (at, before) in (0..130).flat_map(|at| others.iter().map(move |other| (at, other))) {
+            for n in [0, 14, 31, 60, super::HEAD] {
+                let all = region.slice(0, 1024).unwrap();
+                assert!(all.write_at(0, &[0xee; 1024]) && all.write_at(at, before));
+                assert!(all.after(at).unwrap().write_prefixed(&prefix, &head, n));
+                let mut got = vec![0; 1024];
+                let mut expected = vec![0xee; 1024];
+                expected[at..at + 12].copy_from_slice(&prefix);
+                expected[at + 12..at + 12 + n].copy_from_slice(&head[..n]);
+                assert!(all.read_at(0, &mut got) && got == expected, "{n} bytes at {at} over {before:?}");
+            }
+        }
+        let unwritable = Region::map(file.as_fd(), 0, 4096, false).unwrap();
+        assert!(!unwritable.slice(52, 100).unwrap().write_prefixed(&prefix, &head, 60));
     }
 
     #[test]

@@ -12,15 +12,15 @@ use arrayvec::ArrayVec;
 
 use crate::lookup::{Lookup, Table};
 use crate::widest::FEW;
-use crate::{Slice, SplitRing};
+use crate::{Slice, Slot, SplitRing};
 
 /// What is to be done with the buffers that are looked for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Aim {
-    /// They are read: their first line is asked for. Most of the windows can be read beyond their end ([`Slice::front`])
+    /// They are read: their first line is asked for, and that of what is behind a header. Most of the windows can be read beyond their end ([`Slice::front`])
     /// and none be written. What is no such buffer becomes a window onto nothing, and the next one is looked at.
     Read,
-    /// They are written: their first two lines are asked for with the right to write them. What is no such buffer ends it.
+    /// They are written: their first two lines are asked for ([`Slice::prefetch_write_two`]). What is no such buffer ends it.
     Write,
 }
 
@@ -52,11 +52,8 @@ impl Aim {
     #[inline(always)]
     pub fn ask_for(self, window: &Slice<'_>) {
         match self {
-            Aim::Read => window.prefetch(),
-            Aim::Write => {
-                window.prefetch_write();
-                window.prefetch_write_next();
-            }
+            Aim::Read => window.prefetch_behind(),
+            Aim::Write => window.prefetch_write_two(),
         }
     }
 }
@@ -101,154 +98,38 @@ impl SplitRing {
     }
 }
 
-#[cfg(target_arch = "x86_64")]
-mod wide {
-    use std::arch::x86_64::{
-        __m256i, _mm256_add_epi64, _mm256_and_si256, _mm256_castsi256_pd, _mm256_cmpgt_epi64, _mm256_movemask_pd,
-        _mm256_or_si256, _mm256_set_m128i, _mm256_set1_epi64x, _mm256_storeu_si256, _mm256_sub_epi64,
-        _mm256_testz_si256, _mm256_unpackhi_epi64, _mm256_unpacklo_epi64, _mm256_xor_si256,
-    };
-
-    use arrayvec::ArrayVec;
-
-    use super::Aim;
-    use crate::lookup::{Lookup, Place, Table};
-    use crate::slice::{HEAD, ROOMY};
-    use crate::{Slice, SplitRing};
-
-    /// Descriptors looked at together.
-    const FOUR: usize = 4;
-    /// The length within the second word of a descriptor, and the flags.
-    const LEN: i64 = 0xffff_ffff;
-    const FLAGS: i64 = 0xffff << 32;
-
-    /// A stretch of memory, four times over.
-    struct Wide {
-        guest: __m256i,
-        len: __m256i,
-        base: __m256i,
-        access: __m256i,
-    }
-
-    impl Wide {
-        #[target_feature(enable = "avx2")]
-        #[inline]
-        fn new(place: &Place, aim: Aim) -> Wide {
-            let (behind, access) = match aim {
-                Aim::Read => (HEAD as u64, ROOMY),
-                Aim::Write => (0, place.access),
-            };
-            // Addresses are compared as signed numbers: a place longer than these is taken to be as long as they go. In one that
-            // is too short there is nothing.
-            let len = i64::try_from(place.len).unwrap_or(i64::MAX).wrapping_sub(behind as i64);
-            Wide {
-                guest: _mm256_set1_epi64x(place.guest as i64),
-                len: _mm256_set1_epi64x(len),
-                base: _mm256_set1_epi64x(place.base.addr() as i64),
-                access: _mm256_set1_epi64x(access as i64),
-            }
-        }
-    }
-
-    /// As [`SplitRing::windows`].
-    ///
-    /// # Safety
-    /// `out` must have room for as many windows as there are identifiers.
-    #[target_feature(enable = "avx2")]
-    pub(super) unsafe fn windows<'m, T: Table, const WRITE: bool, const N: usize>(
-        ring: &SplitRing,
-        ids: &[u16],
-        flags: u16,
-        memory: &mut Lookup<'m, '_, T>,
-        out: &mut ArrayVec<Slice<'m>, N>,
-    ) {
-        let aim = if WRITE { Aim::Write } else { Aim::Read };
-        // The ring's size is a power of two: no bit of any identifier is above those of the last.
-        let all_there = ids.iter().fold(0, |all, id| all | id) < ring.size();
-        let (fours, rest) = if all_there { ids.as_chunks::<FOUR>() } else { ([].as_slice(), ids) };
-        let mut left = fours;
-        while !left.is_empty() {
-            // SAFETY: there is room for as many windows as there are identifiers, by the caller's promise.
-            let found = unsafe { run::<WRITE, N>(ring, left, flags, &Wide::new(memory.place(), aim), out) };
-            let Some((odd, others)) = left[found..].split_first() else { break };
-            if !ring.singly(odd, flags, aim, memory, out) {
-                return;
-            }
-            left = others;
-        }
-        if !rest.is_empty() {
-            ring.singly(rest, flags, aim, memory, out);
-        }
-    }
-
-    /// Adds the windows of those which are as wanted and lie in `place`, up to the first four of which one is not; returns how
-    /// many fours there are.
-    ///
-    /// # Safety
-    /// `out` must have room for all; the identifiers must be below the ring's size, and the place be mapped for `'m`.
-    #[target_feature(enable = "avx2")]
-    #[inline]
-    unsafe fn run<'m, const WRITE: bool, const N: usize>(
-        ring: &SplitRing,
-        ids: &[[u16; FOUR]],
-        flags: u16,
-        place: &Wide,
-        out: &mut ArrayVec<Slice<'m>, N>,
-    ) -> usize {
-        let (before, mut count) = (out.len(), 0);
-        // SAFETY: it is no further than the capacity.
-        let to = unsafe { out.as_mut_ptr().add(before).cast::<[Slice<'m>; FOUR]>() };
-        for four in ids {
-            // SAFETY: the caller's promises; so many fours were written before.
-            let Some(windows) = (unsafe { four_at_once(ring, four, flags, place, to.add(count)) }) else { break };
-            windows.iter().for_each(|window| if WRITE { Aim::Write } else { Aim::Read }.ask_for(window));
-            count += 1;
-        }
-        // SAFETY: so many windows were written.
-        unsafe { out.set_len(before + FOUR * count) };
-        count
-    }
-
-    /// Writes the windows of all four to `to` when all are as wanted and lie in `place`; `None` otherwise.
-    ///
-    /// # Safety
-    /// The identifiers must be below the ring's size, `to` be good for four windows, and the place be mapped for `'m`.
-    #[target_feature(enable = "avx2")]
-    #[inline]
-    unsafe fn four_at_once<'m, 'o>(
-        ring: &SplitRing,
-        ids: &[u16; FOUR],
-        flags: u16,
-        place: &Wide,
-        to: *mut [Slice<'m>; FOUR],
-    ) -> Option<&'o [Slice<'m>; FOUR]> {
-        // SAFETY: the identifiers are below the ring's size, and a descriptor is 16 bytes, aligned to as many. They are shared
-        // memory, so the reads are volatile.
-        let [a, b, c, d] = ids.map(|id| unsafe { ring.desc_at(id).read_volatile() });
-        let (low, high) = (_mm256_set_m128i(b, a), _mm256_set_m128i(d, c));
-        // In the order a, c, b, d.
-        let (addr, rest) = (_mm256_unpacklo_epi64(low, high), _mm256_unpackhi_epi64(low, high));
-        let odd = _mm256_xor_si256(rest, _mm256_set1_epi64x(i64::from(flags) << 32));
-        if _mm256_testz_si256(odd, _mm256_set1_epi64x(FLAGS)) == 0 {
-            return None;
-        }
-        let len = _mm256_and_si256(rest, _mm256_set1_epi64x(LEN));
-        let offset = _mm256_sub_epi64(addr, place.guest);
-        // A negative offset is one beyond all places, and above a last one that is negative itself: the sign of either tells.
-        let beyond = _mm256_or_si256(_mm256_cmpgt_epi64(offset, _mm256_sub_epi64(place.len, len)), offset);
-        if _mm256_movemask_pd(_mm256_castsi256_pd(beyond)) != 0 {
-            return None;
-        }
-        let (at, shape) = (_mm256_add_epi64(offset, place.base), _mm256_or_si256(len, place.access));
-        // SAFETY: `to` is good for four windows. Each is a pointer, not null, and its shape, in that order (`Slice` is
-        // `repr(C)`); offset..offset + len lies in the place, and where the shape says ROOMY, so do HEAD bytes more.
-        unsafe {
-            _mm256_storeu_si256(to.cast(), _mm256_unpacklo_epi64(at, shape));
-            _mm256_storeu_si256(to.cast::<__m256i>().add(1), _mm256_unpackhi_epi64(at, shape));
-            Some(&*to)
-        }
-    }
+/// What the upper halves of descriptors have in common that are of one kind: `mask` says which bits are looked at.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Kind {
+    /// The bits that are looked at.
+    pub mask: u64,
+    /// What they are.
+    pub wanted: u64,
 }
+
+/// Adds to `out` the memory, to be read, that each of `slots` describes: an address in the lower half, and in the upper one a length
+/// in the bits of `LEN`, of which 0 stands for `LEN` + 1. By fours, up to the first four of which one is not of `kind` or lies
+/// elsewhere than the stretch of `memory` at hand, and as long as there is room; returns how many. The first line of each is asked for.
+///
+/// A descriptor is read once and whole: what is in its lower half when the upper one is as wanted is what is used.
+#[inline(always)]
+pub fn windows_of<'m, T: Table, const LEN: u64, const N: usize>(
+    slots: &[Slot],
+    kind: Kind,
+    memory: &Lookup<'m, '_, T>,
+    out: &mut ArrayVec<Slice<'m>, N>,
+) -> usize {
+    #[cfg(target_arch = "x86_64")]
+    if slots.len() >= FEW && is_x86_feature_detected!("avx2") {
+        let slots = slots.get(..out.remaining_capacity()).unwrap_or(slots);
+        // SAFETY: the processor has AVX2, and there is room for as many.
+        return unsafe { wide::windows_of::<T, LEN, N>(slots, kind, memory, out) };
+    }
+    0
+}
+
+#[cfg(target_arch = "x86_64")]
+mod wide;
 
 #[cfg(test)]
 mod tests {
@@ -258,7 +139,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::{HEAD, MemTable, Region, Span, SpanHint};
+    use crate::{HEAD, MemTable, Region, Ring, Span, SpanHint};
 
     /// Bytes of memory behind the ring, in stretches that do not touch: guest address and bytes of each.
     const STRETCHES: [(u64, usize); 3] = [(0x1000, 4096), (0x10_0000, 200), (u64::MAX - 8191, 4096)];
@@ -344,6 +225,53 @@ mod tests {
                     // Not one that must not be written, and none that is cut from it.
                     prop_assert!(!a.write_prefixed(&[], &[0; HEAD], 1) && !a.sub(0, a.len()).unwrap().has_front());
                 }
+            }
+        }
+    }
+
+    proptest! {
+        /// Descriptors with their length in 14 bits among others: as far as they are taken together they are as one by one, and
+        /// what ends them is one of four that is of another kind, or lies elsewhere.
+        #[test]
+        fn those_of_a_kind_are_as_one_by_one(
+            descs in proptest::collection::vec(
+                (prop_oneof![30 => -150i64..4000, 1 => any::<i64>()], prop_oneof![30 => 1u64..60, 1 => 0u64..1 << 14],
+                    prop_oneof![60 => Just(0x8000u64), 1 => any::<u64>()]),
+                1..40,
+            ),
+            room in 0usize..40,
+        ) {
+            const LEN: u64 = 0x3fff;
+            let kind = Kind { mask: 0xff00_0000_c000, wanted: 0x8000 };
+            let (region, table) = memory();
+            let slots: Vec<(u64, u64)> =
+                descs.iter().map(|(by, len, rest)| (STRETCHES[0].0.wrapping_add(*by as u64), len | rest & !LEN)).collect();
+            let ring = Ring::<4>::new(&region, 0, 64).unwrap().wide().unwrap();
+            (0..).zip(&slots).for_each(|(n, (low, high))| ring.store(n, *low, *high));
+            let mut hint = SpanHint::default();
+            let mut memory = table.lookup(&mut hint);
+            prop_assert!(memory.whole(STRETCHES[0].0, 1).is_some());
+            let mut out = ArrayVec::<Slice<'_>, 32>::new();
+            out.extend(std::iter::repeat_n(Slice::NOTHING, 32 - room.min(32)));
+            let before = out.len();
+            let count = windows_of::<_, LEN, 32>(ring.slots(0, slots.len() as u32), kind, &memory, &mut out);
+            prop_assert_eq!(out.len(), before + count);
+            // What can be taken, without a look elsewhere than at the stretch at hand.
+            let single = |(low, high): &(u64, u64)| {
+                let len = ((high & LEN).wrapping_sub(1) & LEN) + 1;
+                let near = (low.wrapping_sub(STRETCHES[0].0)).checked_add(len + HEAD as u64).is_some_and(|end| end <= 4096);
+                (high & kind.mask == kind.wanted && near).then_some(len as usize)
+            };
+            for (window, slot) in out[before..].iter().zip(&slots) {
+                let offset = slot.0.wrapping_sub(STRETCHES[0].0) as usize;
+                prop_assert_eq!(Some(window.len()), single(slot));
+                prop_assert!(window.has_front() && window.as_ptr() == region.slice(4096 + offset, 1).unwrap().as_ptr());
+            }
+            #[cfg(target_arch = "x86_64")]
+            if is_x86_feature_detected!("avx2") {
+                let fours = slots[..slots.len().min(32 - before)].chunks_exact(4);
+                let most = 4 * fours.take_while(|four| four.iter().all(|slot| single(slot).is_some())).count();
+                prop_assert_eq!(count, most);
             }
         }
     }

@@ -9,7 +9,7 @@ use std::sync::PoisonError;
 
 use arrayvec::ArrayVec;
 use dataplane::{BURST, Burst, Delivery, Frame, MAX_FRAME, Tally};
-use sharedmem::{DmaMap, Hint, Lookup, Slice, Slot, WideRing};
+use sharedmem::{DmaMap, Hint, Lookup, Slice, Slot, WideRing, windows_of};
 use wire::MIN_FRAME;
 
 use super::active::Cursor;
@@ -19,7 +19,10 @@ use super::rx::Path;
 use super::rx_ring::{Taker, head};
 use super::shared_area::DataRing;
 use super::stats::{Counts, Sums};
-use super::tx::{plain_desc, wants_completion};
+use super::tx::{PLAIN_LEN, plain_desc, plain_kind, wants_completion};
+
+/// Descriptors that are looked at one by one where one of four is another kind than most.
+const FEW: usize = 4;
 
 /// Takes plain frames from `next` on into the burst, at most as many as it has room for; the places of their
 /// descriptors go to `ends`. Returns how many there were.
@@ -32,21 +35,30 @@ pub fn harvest_plain<'m>(
     burst: &mut Burst<'m>,
     ends: &mut ArrayVec<u32, BURST>,
 ) -> usize {
-    let mut pieces: ArrayVec<Slice<'m>, BURST> = ArrayVec::new();
     let mut lookup = map.lookup(hint);
-    let room = BURST - burst.harvested();
-    'burst: for (at, slots) in next.runs(ring, room as u32) {
-        for (index, slot) in (at.index..).zip(slots) {
-            let upper = slot.upper();
-            let Some(len) = plain_desc(upper, at) else { break 'burst };
-            let Some(piece) = lookup.to_read(slot.lower(), len) else { break 'burst };
-            piece.prefetch();
-            if pieces.try_push(piece).is_err() || wants_completion(upper) && ends.try_push(index).is_err() {
-                break 'burst;
+    let taken = burst.push_from(|pieces, room| {
+        for (mut at, mut slots) in next.runs(ring, room as u32) {
+            while !slots.is_empty() {
+                let many = windows_of::<_, PLAIN_LEN, _>(slots, plain_kind(at), &lookup, pieces);
+                ends.extend(at.index..at.index + many as u32);
+                let (few, rest) = slots[many..].split_at(FEW.min(slots.len() - many));
+                at.index += many as u32;
+                for slot in few {
+                    let upper = slot.upper();
+                    let Some(len) = plain_desc(upper, at) else { return };
+                    let Some(piece) = lookup.to_read(slot.lower(), len) else { return };
+                    piece.prefetch();
+                    // Neither can be full: there are no more than there is room for.
+                    let _ = pieces.try_push(piece);
+                    if wants_completion(upper) {
+                        let _ = ends.try_push(at.index);
+                    }
+                    at.index += 1;
+                }
+                slots = rest;
             }
         }
-    }
-    let taken = burst.push_each(&pieces);
+    });
     *next = next.ahead(taken as u32, ring.count());
     taken
 }
@@ -78,7 +90,13 @@ impl Path<'_> {
         let some: ArrayVec<&Frame, BURST>;
         let mut pairs = Pairs::new();
         let reserved = match burst.plain_run(part, MAX_FRAME) {
-            Some(run) => self.reserve_plain(run, &mut pairs),
+            Some(run) => {
+                let done = if burst.is_all_heads() { self.deliver_short(burst, run, marks, tally, counts) } else { 0 };
+                if done > 0 {
+                    return done;
+                }
+                self.reserve_plain(run, &mut pairs)
+            }
             None => {
                 // Cannot overflow: the part is cut to a burst.
                 some = part.iter().map_while(|delivery| burst.plain(delivery)).collect();
@@ -107,7 +125,7 @@ impl Path<'_> {
     /// Reserves a buffer for each plain frame, as long as the buffers are plain too; gives the place of the first one's completion.
     fn reserve_plain<'p, 'b, F: Borrow<Frame>>(&'p self, frames: &'b [F], pairs: &mut Pairs<'p, 'b>) -> Option<Cursor> {
         let lock = self.active.run.rx.get(self.queue as usize)?;
-        let taker = Taker { rings: self.rings, queue: self.queue, queues: self.active.rx.len() as u32 };
+        let taker = self.taker();
         if !taker.has_plenty() {
             return None;
         }

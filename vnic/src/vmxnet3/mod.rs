@@ -34,6 +34,7 @@ mod rss;
 mod rx;
 mod rx_ring;
 pub mod shared_area;
+mod short;
 mod stats;
 mod tx;
 

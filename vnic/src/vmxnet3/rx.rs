@@ -18,7 +18,7 @@ use super::active::{Active, Card, RxRings};
 use super::completion::{Large, Told};
 use super::moderation::Work;
 use super::rss::{Mark, Rss};
-use super::rx_ring::{BATCH_BUFFERS, Buffer, MAX_BUFFERS, Taker};
+use super::rx_ring::{BATCH_BUFFERS, Buffer, MAX_BUFFERS};
 use super::shared_area::feature;
 use super::stats::{Counts, rx as stat};
 use super::tx::resolve;
@@ -253,7 +253,7 @@ impl<'a> Path<'a> {
         counts: &mut Counts,
     ) {
         let Some(lock) = self.active.run.rx.get(self.queue as usize) else { return };
-        let taker = Taker { rings: self.rings, queue: self.queue, queues: self.active.rx.len() as u32 };
+        let taker = self.taker();
         let mut positions = lock.lock().unwrap_or_else(PoisonError::into_inner);
         while let Some(Planned { plan, large, .. }) = plans.get(at.0) {
             if jobs.is_full() || buffers.remaining_capacity() < MAX_BUFFERS {

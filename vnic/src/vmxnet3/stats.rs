@@ -49,12 +49,18 @@ impl Counts {
     /// Counts a good frame to `dst` of `bytes` bytes. The six counters lie alike in both directions.
     #[inline]
     pub fn good(&mut self, dst: Mac, bytes: usize) {
+        self.good_all(dst, 1, bytes);
+    }
+
+    /// The same of `frames` frames of `bytes` bytes together.
+    #[inline]
+    fn good_all(&mut self, dst: Mac, frames: usize, bytes: usize) {
         let class = match (dst.is_broadcast(), dst.is_group()) {
             (true, _) => 4,
             (false, true) => 2,
             (false, false) => 0,
         };
-        self.0[tx::UNICAST + class] += 1;
+        self.0[tx::UNICAST + class] += frames as u64;
         self.0[tx::UNICAST + class + 1] += bytes as u64;
     }
 }
@@ -77,6 +83,18 @@ impl Sums {
             counts.good(dst, bytes);
         } else {
             self.frames += 1;
+            self.bytes += bytes as u64;
+        }
+    }
+
+    /// The same of `frames` good frames, all to `dst` and of `bytes` bytes together.
+    #[inline(always)]
+    pub fn all(&mut self, dst: Mac, frames: usize, bytes: usize, counts: &mut Counts) {
+        if dst.is_group() {
+            self.others += bytes as u64;
+            counts.good_all(dst, frames, bytes);
+        } else {
+            self.frames += frames as u64;
             self.bytes += bytes as u64;
         }
     }

@@ -16,7 +16,7 @@ use std::sync::atomic::Ordering;
 
 use arrayvec::ArrayVec;
 use dataplane::{Arm, BURST, Burst, Csum, DropReason, Gso, Ingress, MAX_FRAME_SLICES, Offload, Sink};
-use sharedmem::{Access, DmaMap, Hint, Slice, WideRing};
+use sharedmem::{Access, DmaMap, Hint, Kind, Slice, WideRing};
 use wire::Tag;
 
 use super::active::{Active, Card, Cursor, TxRings, TxState};
@@ -156,16 +156,35 @@ fn serve(
     taken
 }
 
+/// The bits of the length in an upper half, as [`sharedmem::windows_of`] takes it.
+pub(super) const PLAIN_LEN: u64 = LEN_MASK as u64;
+
+/// What is asked for, or of another kind than most, in an upper half.
+const ASKED: u64 = (3 << 10 | TAG as u64) << 32 | TYPE as u64;
+
+/// The upper half of a descriptor in `at`'s round that [`plain_desc`] takes and that wants a completion.
+#[inline(always)]
+pub(super) fn plain_kind(at: Cursor) -> Kind {
+    let Kind { mask, wanted } = plain(at);
+    Kind { mask: mask | u64::from(COMPLETE) << 32, wanted: wanted | u64::from(COMPLETE) << 32 }
+}
+
+#[inline(always)]
+fn plain(at: Cursor) -> Kind {
+    let generation = if at.gen_bit { GENERATION } else { 0 };
+    Kind {
+        mask: ASKED | u64::from(END) << 32 | u64::from(GENERATION),
+        wanted: u64::from(END) << 32 | u64::from(generation),
+    }
+}
+
 /// The length of the frame whose only descriptor has this upper half, when it is plain: whole, in memory of the usual kind,
 /// and nothing asked for.
 #[inline(always)]
 pub(super) fn plain_desc(upper: u64, at: Cursor) -> Option<u32> {
-    const ASKED: u64 = (3 << 10 | TAG as u64) << 32 | TYPE as u64;
-    const LOOKED_AT: u64 = ASKED | (END as u64) << 32 | GENERATION as u64;
-    let generation = if at.gen_bit { GENERATION } else { 0 };
-    let wanted = u64::from(END) << 32 | u64::from(generation);
+    let Kind { mask, wanted } = plain(at);
     // 0 becomes LEN_ZERO.
-    (upper & LOOKED_AT == wanted).then_some(((upper as u32).wrapping_sub(1) & LEN_MASK) + 1)
+    (upper & mask == wanted).then_some(((upper as u32).wrapping_sub(1) & LEN_MASK) + 1)
 }
 
 /// True when the driver wants a completion of the frame that ends with this upper half.
@@ -284,6 +303,12 @@ fn inner_start(end: u16, at: u16) -> Option<u16> {
 /// What the burst adds to the queue's statistics.
 fn count(burst: &Burst<'_>) -> Counts {
     let (mut counts, mut sums) = (Counts::default(), Sums::default());
+    if let (Some(bytes), Some(first)) = (burst.alike(), burst.frames().first()) {
+        // None of them asks for anything.
+        sums.all(first.dst(), burst.frames().len(), bytes as usize, &mut counts);
+        sums.add_to(&mut counts);
+        return rejected(burst, counts);
+    }
     for frame in burst.frames() {
         sums.good(frame.dst(), frame.len(), &mut counts);
         if frame.is_plain() {
@@ -296,6 +321,11 @@ fn count(burst: &Burst<'_>) -> Counts {
         }
     }
     sums.add_to(&mut counts);
+    rejected(burst, counts)
+}
+
+/// The same with what was rejected.
+fn rejected(burst: &Burst<'_>, mut counts: Counts) -> Counts {
     for (reason, _) in burst.rejected() {
         let bad = matches!(reason, DropReason::BadDescriptor | DropReason::BadOffload);
         counts.add(if bad { stat::ERROR } else { stat::DISCARD }, 1);

@@ -354,7 +354,8 @@ fn after_a_stop_no_worker_touches_guest_memory() {
         guest.model.set_map(map_of(&guest.region));
     }
     stop.store(true, Ordering::Relaxed);
-    assert!(worker.join().unwrap() > 100);
+    // Every other round waits for a frame.
+    assert!(worker.join().unwrap() >= 30);
 }
 
 /// A sink that says when a worker is in it, and stays there a while.

@@ -598,8 +598,14 @@ impl Source {
 
     pub fn burst(&self) -> Burst<'_> {
         let mut burst = Burst::new();
-        for &(at, len, offload) in &self.frames {
-            burst.push(&[self.region.slice(at, len).unwrap()], None, offload);
+        let piece = |at, len| self.region.slice(at, len).unwrap();
+        if self.frames.iter().all(|(_, _, offload)| *offload == Offload::default()) {
+            let taken = burst.push_from(|pieces, room| {
+                pieces.extend(self.frames.iter().take(room).map(|&(at, len, _)| piece(at, len)));
+            });
+            assert_eq!(taken, self.frames.len());
+        } else {
+            self.frames.iter().for_each(|&(at, len, offload)| burst.push(&[piece(at, len)], None, offload));
         }
         assert!(burst.rejected().is_empty());
         burst
