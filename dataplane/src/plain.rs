@@ -85,6 +85,16 @@ impl Frame {
     pub fn write_head<const P: usize>(&self, prefix: &[u8; P], to: &Slice<'_>) -> bool {
         to.write_prefixed(prefix, &self.head, HEAD_PLAIN)
     }
+
+    /// The same of several; false, and nothing written, when one of them does not fit.
+    #[inline(always)]
+    pub fn write_heads<const P: usize, const N: usize>(
+        frames: [&Frame; N],
+        prefix: &[u8; P],
+        to: &[Slice<'_>; N],
+    ) -> bool {
+        Slice::write_heads(to, prefix, frames.map(|frame| &frame.head))
+    }
 }
 
 /// Writes a frame that is all head into room for less than a whole one.

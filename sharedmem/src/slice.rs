@@ -199,6 +199,52 @@ impl<'m> Slice<'m> {
         P > 0 && (at.addr() + P).is_multiple_of(LINE) && unsafe { at.cast::<[u8; P]>().read() } == *prefix
     }
 
+    /// Writes `prefix` and a whole head to the start of each of `to`, as [`Slice::write_prefixed`] does; false, and nothing written,
+    /// when one of them has no room. Where the first prefix would end its cache line it is asked once whether all are there already.
+    #[inline(always)]
+    pub fn write_heads<const P: usize, const N: usize>(
+        to: &[Slice<'m>; N],
+        prefix: &[u8; P],
+        heads: [&[u8; HEAD]; N],
+    ) -> bool {
+        if !to.iter().all(|window| window.takes(P + HEAD)) {
+            return false;
+        }
+        // SAFETY: all windows are writable for P + HEAD bytes; the sources are our own memory.
+        unsafe {
+            if !Slice::have_apart(to, prefix) {
+                to.iter().for_each(|window| ptr::copy_nonoverlapping(prefix.as_ptr(), window.as_ptr(), P));
+            }
+            for (window, head) in to.iter().zip(heads) {
+                copy_short(head.as_ptr(), window.as_ptr().add(P), HEAD);
+            }
+        }
+        true
+    }
+
+    /// As [`Slice::has_apart`] of each of several, where the first is.
+    ///
+    /// # Safety
+    /// The windows must be mapped for `P` bytes.
+    #[inline(always)]
+    unsafe fn have_apart<const P: usize, const N: usize>(of: &[Slice<'m>; N], prefix: &[u8; P]) -> bool {
+        const WORD: usize = size_of::<u64>();
+        let (Some(first), Some(start), Some(end)) = (of.first(), prefix.first_chunk(), prefix.last_chunk()) else {
+            return false;
+        };
+        if !(first.as_ptr().addr() + P).is_multiple_of(LINE) {
+            return false;
+        }
+        let (start, end) = (u64::from_ne_bytes(*start), u64::from_ne_bytes(*end));
+        let differ = of.iter().fold(0, |differ, window| {
+            let at = window.as_ptr();
+            // SAFETY: P bytes are mapped, which is no less than a word.
+            let there = unsafe { [at.cast::<u64>().read_unaligned(), at.add(P - WORD).cast::<u64>().read_unaligned()] };
+            differ | (there[0] ^ start) | (there[1] ^ end)
+        });
+        differ == 0
+    }
+
     /// Copies as many bytes as both windows hold from `self` to `to`, and returns how many.
     /// The windows may overlap (two VMs may share memory). Nothing is copied when `to` is
     /// read-only.
@@ -264,16 +310,13 @@ impl<'m> Slice<'m> {
         at_write(self.as_ptr());
     }
 
-    /// The same for the first two lines, wherever the second is. A first one that holds no more than a header is to be read: what
-    /// is written there stands there mostly ([`Slice::write_prefixed`]).
+    /// The same for all lines of a header and a head. The header's own is to be read, where it has one: what is written there stands
+    /// there mostly ([`Slice::write_prefixed`]).
     #[inline(always)]
-    pub fn prefetch_write_two(&self) {
-        if self.as_ptr().addr() % LINE < LINE - PREFIX {
-            at_write(self.as_ptr());
-        } else {
-            at_read(self.as_ptr());
-        }
-        at_write_behind::<LINE>(self.as_ptr());
+    pub fn prefetch_write_head(&self) {
+        at_write_behind::<PREFIX>(self.as_ptr());
+        at_write_behind::<{ PREFIX + HEAD - 1 }>(self.as_ptr());
+        at_read(self.as_ptr());
     }
 
     #[inline]

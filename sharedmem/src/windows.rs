@@ -20,7 +20,7 @@ pub enum Aim {
     /// They are read: their first line is asked for, and that of what is behind a header. Most of the windows can be read beyond their end ([`Slice::front`])
     /// and none be written. What is no such buffer becomes a window onto nothing, and the next one is looked at.
     Read,
-    /// They are written: their first two lines are asked for ([`Slice::prefetch_write_two`]). What is no such buffer ends it.
+    /// They are written: the lines of a short frame are asked for ([`Slice::prefetch_write_head`]). What is no such buffer ends it.
     Write,
 }
 
@@ -53,7 +53,7 @@ impl Aim {
     pub fn ask_for(self, window: &Slice<'_>) {
         match self {
             Aim::Read => window.prefetch_behind(),
-            Aim::Write => window.prefetch_write_two(),
+            Aim::Write => window.prefetch_write_head(),
         }
     }
 }

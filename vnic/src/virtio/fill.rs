@@ -146,13 +146,11 @@ impl<const P: usize, F: Borrow<Frame>> Work for FillHeads<'_, '_, P, F> {
         let fours =
             frames.as_chunks::<FOUR>().0.iter().zip(rooms.as_chunks::<FOUR>().0).zip(lens.as_chunks_mut::<FOUR>().0);
         for ((frames, rooms), lens) in fours {
-            for n in 0..FOUR {
-                let frame = frames[n].borrow();
-                if !frame.write_head(&header, &rooms[n]) {
-                    return done + n;
-                }
-                lens[n] = (P + frame.len()) as u32;
+            let frames = frames.each_ref().map(Borrow::borrow);
+            if !Frame::write_heads(frames, &header, rooms) {
+                break;
             }
+            *lens = frames.map(|frame| (P + frame.len()) as u32);
             done += FOUR;
         }
         done
