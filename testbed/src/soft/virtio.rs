@@ -28,8 +28,10 @@ use super::pool::{BUFFER, Pool, STRIDE};
 const SPARE: usize = 1024;
 /// Bytes of the header before each frame.
 const HEADER: usize = 12;
-/// Bytes of a cache line. A frame begins with one, and the header ends the line before: as DPDK's driver has them, which puts the
-/// header into the last bytes of the 128 that its pools leave free in front.
+/// Where it says how many buffers a frame is in.
+const NUM_BUFFERS: usize = 10;
+/// Bytes of a cache line. A frame begins with one, and the header ends the line before: as with DPDK's driver, which puts the
+/// header into the last bytes of those that its pools leave free in front.
 const LINE: usize = 64;
 const VERSION_1: u64 = 1 << 32;
 const MRG_RXBUF: u64 = 1 << 15;
@@ -294,6 +296,10 @@ impl SoftVirtio {
             drained.frames += 1;
             drained.bytes += u64::from(len) - HEADER as u64;
             let offset = self.rx_buffers.get(usize::from(id)).copied().unwrap_or(0);
+            ensure!(
+                self.ram.slice().load_u16(offset + NUM_BUFFERS) == Some(1),
+                "a frame in several buffers, which each hold one"
+            );
             see(self.ram.slice().sub(offset + HEADER, len as usize - HEADER).context("a used entry beyond memory")?);
             self.offer(id);
         }
