@@ -13,15 +13,12 @@ use portgroups::{Policy, Security, VlanMode};
 use sharedmem::{DriverRing, MemTable, Region, SharedPage, Span, SplitRing};
 use teaming::{Choice, Placement, Receive};
 pub(crate) use testbed::soft::{BUFFER, STRIDE};
+use testbed::soft::{HEADER, LINE};
 use vnic::irq::Interrupts;
 use vnic::virtio::features::{MRG_RXBUF, VERSION_1};
 use vnic::virtio::{Active, Card, RxPath, RxQueue, RxState, TxQueue, TxQueueRings, TxState, Virtqueue};
 use wire::Mac;
 
-/// Bytes of the virtio header before a frame.
-const HEADER: usize = 12;
-/// Bytes of a cache line.
-const LINE: usize = 64;
 /// A descriptor the device writes to.
 const WRITE: u16 = 2;
 

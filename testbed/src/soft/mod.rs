@@ -26,7 +26,7 @@ use wire::{Mac, Tag};
 
 pub use card::{Card, InterruptKind};
 pub use client::{CallError, Client};
-pub use pool::{BUFFER, STRIDE};
+pub use pool::{BUFFER, HEADER, LINE, STRIDE};
 pub use ram::Ram;
 pub use virtio::{SoftVirtio, VirtioOptions};
 pub use vlance::{SoftVlance, Style, VlanceOptions};

@@ -6,6 +6,14 @@ pub const BUFFER: usize = 2048;
 /// in front, 2048. An odd number of cache lines, so buffers do not all begin in the same few sets of the cache.
 pub const STRIDE: usize = 2368;
 
+/// Bytes of the header before a frame on a virtio card.
+pub const HEADER: usize = 12;
+/// Where it says how many buffers the frame is in.
+pub(super) const NUM_BUFFERS: usize = 10;
+/// Bytes of a cache line. A frame begins with one, and the header ends the line before: as with DPDK's driver, which puts the
+/// header into the last bytes of those that its pools leave free in front.
+pub const LINE: usize = 64;
+
 /// `count` buffers from an offset in the guest's memory on.
 pub(super) struct Pool {
     start: usize,

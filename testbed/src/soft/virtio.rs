@@ -22,17 +22,10 @@ use vmm_sys_util::eventfd::EventFd;
 use wire::Mac;
 
 use super::Drained;
-use super::pool::{BUFFER, Pool, STRIDE};
+use super::pool::{BUFFER, HEADER, LINE, NUM_BUFFERS, Pool, STRIDE};
 
 /// Buffers beside the transmit pool, for frames sent in between.
 const SPARE: usize = 1024;
-/// Bytes of the header before each frame.
-const HEADER: usize = 12;
-/// Where it says how many buffers a frame is in.
-const NUM_BUFFERS: usize = 10;
-/// Bytes of a cache line. A frame begins with one, and the header ends the line before: as with DPDK's driver, which puts the
-/// header into the last bytes of those that its pools leave free in front.
-const LINE: usize = 64;
 const VERSION_1: u64 = 1 << 32;
 const MRG_RXBUF: u64 = 1 << 15;
 /// Descriptor flag: for the device to write.

@@ -3,6 +3,7 @@
 //! Facts: registers, structures and commands of FreeBSD's `if_vmxreg.h` and Linux's public header
 //! `vmxnet3_defs.h`; the order of doing things as Linux's `vmxnet3` driver is seen to do them.
 
+mod buffers;
 mod control;
 mod hostile;
 mod layout;

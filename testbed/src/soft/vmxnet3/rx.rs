@@ -4,15 +4,14 @@ use anyhow::{Context, Result, bail, ensure};
 use sharedmem::{Region, Ring, Slice, WideRing};
 use wire::Tag;
 
-use super::layout::{Place, RING_ALIGN, bar0, queue, room};
+use super::buffers::{BufferRing, PAGE};
+use super::layout::{Place, RING_ALIGN, bar0, queue};
 use crate::soft::{Drained, Ram, Received, Sees};
 
 /// Greatest head buffer Linux uses; longer frames go on in pages.
 const MAX_HEAD: u32 = 3072;
 /// What stands before the payload at most: Ethernet header, tag and some.
 const HEADER: u32 = 22;
-const PAGE: u32 = 4096;
-const BODY: u32 = 1 << 14;
 /// In word 0 of a completion: the frame ends, and starts; and with them descriptor and ring.
 const END: u32 = 1 << 14;
 const START: u32 = 1 << 15;
@@ -22,81 +21,6 @@ const ERROR: u32 = 1 << 14;
 /// Of the upper half: an error, and the type; and what is usual.
 const KIND: u64 = ERROR as u64 | 0x7f << 56;
 const USUAL_KIND: u64 = 3 << 56;
-
-struct BufferRing {
-    ring: Ring<4>,
-    /// The same, by halves.
-    wide: WideRing,
-    ring_at: u64,
-    buffers_at: u64,
-    /// Bytes from one buffer to the next.
-    stride: u64,
-    size: u32,
-    /// Every so many descriptors one of type "head"; 0 for none.
-    head_every: u32,
-    head_len: u32,
-    fill: Place,
-    done: u32,
-    /// Next descriptor the card is to use, when it skips none.
-    expected: u32,
-}
-
-impl BufferRing {
-    fn new(ram: &mut Ram, size: u32, head_every: u32, head_len: u32) -> Result<BufferRing> {
-        ensure!(size > 0 && size.is_multiple_of(32) && size <= 4096, "{size} receive descriptors");
-        let stride = u64::from(if head_every == 1 { head_len.next_multiple_of(64) } else { PAGE });
-        let ring_at = ram.alloc(u64::from(size) * 16, RING_ALIGN)?;
-        let buffers_at = ram.alloc(u64::from(size) * stride, 4096)?;
-        let (fill, done, expected) = (Place::START, 0, 0);
-        let ring: Ring<4> = ram.ring(ring_at, size)?;
-        let wide = ring.clone().wide().context("a misaligned ring")?;
-        Ok(BufferRing { ring, wide, ring_at, buffers_at, stride, size, head_every, head_len, fill, done, expected })
-    }
-
-    fn is_head(&self, index: u32) -> bool {
-        self.head_every == 1 || self.head_every > 0 && index.is_multiple_of(self.head_every)
-    }
-
-    fn capacity(&self, index: u32) -> u32 {
-        if self.is_head(index) { self.head_len } else { PAGE }
-    }
-
-    fn buffer(&self, index: u32) -> u64 {
-        self.buffers_at + u64::from(index) * self.stride
-    }
-
-    /// Word 2 of a descriptor without its generation.
-    fn word(&self, index: u32) -> u32 {
-        self.capacity(index) | if self.is_head(index) { 0 } else { BODY }
-    }
-
-    /// Gives the card all buffers but one.
-    fn init(&mut self, ram: &Ram) -> Result<()> {
-        ram.zero(self.ring_at, self.size as usize * 16)?;
-        (self.fill, self.done, self.expected) = (Place::START, 0, 0);
-        for index in 0..self.size {
-            let at = self.buffer(index);
-            self.ring.store(index, 0, at as u32);
-            self.ring.store(index, 1, (at >> 32) as u32);
-            self.ring.store(index, 2, self.word(index));
-        }
-        self.refill();
-        Ok(())
-    }
-
-    fn refill(&mut self) {
-        let here = self.fill;
-        let plain = (self.head_every == 1).then(|| self.word(0));
-        let count = room(here.at, self.done, self.size);
-        for (here, slots) in here.runs(&self.wide, count) {
-            for (at, slot) in (here.at..).zip(slots) {
-                let word = plain.unwrap_or_else(|| self.word(at)) | here.generation << 31;
-                slot.store(self.buffer(at), word.into());
-            }
-        }
-        self.fill = here.ahead(count, self.size);
-    }
-}
 
 /// What completions tell of a frame beside what every card tells.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
