@@ -229,6 +229,7 @@ impl<'m> Slice<'m> {
     #[inline(always)]
     unsafe fn have_apart<const P: usize, const N: usize>(of: &[Slice<'m>; N], prefix: &[u8; P]) -> bool {
         const WORD: usize = size_of::<u64>();
+        const { assert!(P <= 2 * WORD, "the first and the last word are all of it") };
         let (Some(first), Some(start), Some(end)) = (of.first(), prefix.first_chunk(), prefix.last_chunk()) else {
             return false;
         };

@@ -120,9 +120,9 @@ pub fn windows_of<'m, T: Table, const LEN: u64, const N: usize>(
     out: &mut ArrayVec<Slice<'m>, N>,
 ) -> usize {
     #[cfg(target_arch = "x86_64")]
-    if slots.len() >= FEW && is_x86_feature_detected!("avx2") {
+    if slots.len() >= FEW && slots.as_ptr().cast::<wide::Desc>().is_aligned() && is_x86_feature_detected!("avx2") {
         let slots = slots.get(..out.remaining_capacity()).unwrap_or(slots);
-        // SAFETY: the processor has AVX2, and there is room for as many.
+        // SAFETY: the processor has AVX2, the descriptors lie at multiples of 16 bytes, and there is room for as many.
         return unsafe { wide::windows_of::<T, LEN, N>(slots, kind, memory, out) };
     }
     0
@@ -240,13 +240,14 @@ mod tests {
                 1..40,
             ),
             room in 0usize..40,
+            aligned in prop_oneof![4 => Just(true), 1 => Just(false)],
         ) {
             const LEN: u64 = 0x3fff;
             let kind = Kind { mask: 0xff00_0000_c000, wanted: 0x8000 };
             let (region, table) = memory();
             let slots: Vec<(u64, u64)> =
                 descs.iter().map(|(by, len, rest)| (STRETCHES[0].0.wrapping_add(*by as u64), len | rest & !LEN)).collect();
-            let ring = Ring::<4>::new(&region, 0, 64).unwrap().wide().unwrap();
+            let ring = Ring::<4>::new(&region, if aligned { 0 } else { 8 }, 64).unwrap().wide().unwrap();
             (0..).zip(&slots).for_each(|(n, (low, high))| ring.store(n, *low, *high));
             let mut hint = SpanHint::default();
             let mut memory = table.lookup(&mut hint);
@@ -269,7 +270,7 @@ mod tests {
             }
             #[cfg(target_arch = "x86_64")]
             if is_x86_feature_detected!("avx2") {
-                let fours = slots[..slots.len().min(32 - before)].chunks_exact(4);
+                let fours = slots[..slots.len().min(32 - before)].chunks_exact(if aligned { 4 } else { 64 });
                 let most = 4 * fours.take_while(|four| four.iter().all(|slot| single(slot).is_some())).count();
                 prop_assert_eq!(count, most);
             }

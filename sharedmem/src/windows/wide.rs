@@ -13,6 +13,8 @@ use crate::lookup::{Lookup, Place, Table};
 use crate::slice::{HEAD, ROOMY};
 use crate::{Slice, Slot, SplitRing};
 
+/// A descriptor, read whole: it lies at a multiple of its 16 bytes.
+pub(super) type Desc = __m128i;
 /// Descriptors looked at together.
 const FOUR: usize = 4;
 /// The length within the upper half of a virtqueue's descriptor, and the flags.
@@ -66,7 +68,8 @@ pub(super) unsafe fn windows<'m, T: Table, const WRITE: bool, const N: usize>(
     let (fours, rest) = if all_there { ids.as_chunks::<FOUR>() } else { ([].as_slice(), ids) };
     let mut left = fours;
     while !left.is_empty() {
-        // SAFETY: the identifiers are below the ring's size, and there is room for as many windows, by the caller's promise.
+        // SAFETY: the identifiers are below the ring's size, whose descriptors are mapped and aligned; there is room for as many
+        // windows, by the caller's promise.
         let found = unsafe {
             let descs = left.iter().map(|ids| ids.map(|id| ring.desc_at(id)));
             run::<_, WRITE, LEN, 0, N>(descs, &Wide::new(memory.place(), aim, kind), out)
@@ -85,7 +88,7 @@ pub(super) unsafe fn windows<'m, T: Table, const WRITE: bool, const N: usize>(
 /// As [`super::windows_of`].
 ///
 /// # Safety
-/// `out` must have room for as many windows as there are descriptors.
+/// The descriptors must be aligned to their 16 bytes, which a [`Slot`] need not be, and `out` have room for as many windows.
 #[target_feature(enable = "avx2")]
 pub(super) unsafe fn windows_of<'m, T: Table, const LEN: u64, const N: usize>(
     slots: &[Slot],
@@ -95,7 +98,7 @@ pub(super) unsafe fn windows_of<'m, T: Table, const LEN: u64, const N: usize>(
 ) -> usize {
     let descs =
         slots.as_chunks::<FOUR>().0.iter().map(|four| four.each_ref().map(|slot| std::ptr::from_ref(slot).cast()));
-    // SAFETY: references to descriptors; there is room, by the caller's promise.
+    // SAFETY: references, so they are mapped; they are aligned, and there is room, by the caller's promise.
     unsafe { FOUR * run::<_, false, LEN, 1, N>(descs, &Wide::new(memory.place(), Aim::Read, kind), out) }
 }
 
@@ -103,7 +106,7 @@ pub(super) unsafe fn windows_of<'m, T: Table, const LEN: u64, const N: usize>(
 /// returns how many fours there are.
 ///
 /// # Safety
-/// `out` must have room for all; the descriptors must be mapped, and the place, too, for `'m`.
+/// `out` must have room for all; the descriptors must be mapped and aligned to their 16 bytes, and the place be mapped for `'m`.
 #[target_feature(enable = "avx2")]
 #[inline]
 unsafe fn run<'m, D, const WRITE: bool, const LEN: u64, const LEAST: u64, const N: usize>(
@@ -112,7 +115,7 @@ unsafe fn run<'m, D, const WRITE: bool, const LEN: u64, const LEAST: u64, const 
     out: &mut ArrayVec<Slice<'m>, N>,
 ) -> usize
 where
-    D: Iterator<Item = [*const __m128i; FOUR]>,
+    D: Iterator<Item = [*const Desc; FOUR]>,
 {
     let (before, mut count) = (out.len(), 0);
     // SAFETY: it is no further than the capacity.
@@ -137,7 +140,7 @@ where
 #[target_feature(enable = "avx2")]
 #[inline]
 unsafe fn four_at_once<'m, 'o, const LEN: u64, const LEAST: u64>(
-    descs: [*const __m128i; FOUR],
+    descs: [*const Desc; FOUR],
     wide: &Wide,
     to: *mut [Slice<'m>; FOUR],
 ) -> Option<&'o [Slice<'m>; FOUR]> {

@@ -54,6 +54,8 @@ pub struct Options {
     /// Bytes of an entry of the receive data rings; 0 for none.
     pub data_size: u32,
     pub max_pieces: u16,
+    /// Bytes by which all rings lie off their places, which are multiples of a page.
+    pub off: u64,
     /// What is hashed, and the table of queues.
     pub rss: Option<(u16, Vec<u8>)>,
 }
@@ -75,6 +77,7 @@ impl Default for Options {
             revision: 1,
             data_size: 0,
             max_pieces: 0,
+            off: 0,
             rss: None,
         }
     }
@@ -289,7 +292,7 @@ impl Guest {
     }
 
     fn tx_ring(&self, q: usize) -> u64 {
-        RINGS + q as u64 * 0x20000
+        RINGS + self.options.off + q as u64 * 0x20000
     }
 
     fn tx_completions(&self, q: usize) -> u64 {
@@ -297,9 +300,10 @@ impl Guest {
     }
 
     fn rx_ring(&self, q: usize, ring: usize) -> u64 {
+        let rings = RINGS + self.options.off;
         match q {
-            0 => RINGS + 0x10_0000 + ring as u64 * 0x10000,
-            _ => RINGS + 0x14_0000 + q as u64 * 0x3000 + ring as u64 * 0x1000,
+            0 => rings + 0x10_0000 + ring as u64 * 0x10000,
+            _ => rings + 0x14_0000 + q as u64 * 0x3000 + ring as u64 * 0x1000,
         }
     }
 
