@@ -429,6 +429,37 @@ mod tests {
         assert!(!unwritable.slice(52, 100).unwrap().write_prefixed(&prefix, &head, 60));
     }
 
+    /// Several at once are as one by one: at equal places and at different ones, whichever of them had another prefix before.
+    #[test]
+    fn heads_written_together_are_as_one_by_one() {
+        let file = tempfile::tempfile().unwrap();
+        file.set_len(4096).unwrap();
+        let region = Region::map(file.as_fd(), 0, 4096, true).unwrap();
+        let heads: [[u8; super::HEAD]; 4] = std::array::from_fn(|n| [n as u8 + 1; super::HEAD]);
+        let prefix = [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1, 0];
+        for (at, step) in [(52, 256), (52, 257), (51, 256), (0, 256), (116, 320), (40, 204)] {
+            let windows: [_; 4] = std::array::from_fn(|n| region.slice(at + n * step, 12 + super::HEAD).unwrap());
+            for (other, byte) in (0..4).flat_map(|other| (0..12).map(move |byte| (other, byte))).chain([(4, 0)]) {
+                for (n, window) in windows.iter().enumerate() {
+                    let mut before = prefix;
+                    before[byte] ^= u8::from(n == other);
+                    assert!(window.write_at(0, &before));
+                }
+                assert!(crate::Slice::write_heads(&windows, &prefix, heads.each_ref()));
+                for (window, head) in windows.iter().zip(&heads) {
+                    let mut got = [0; 12 + super::HEAD];
+                    assert!(window.read_at(0, &mut got));
+                    assert_eq!((&got[..12], &got[12..]), (&prefix[..], &head[..]), "byte {byte} of {other} at {at}");
+                }
+            }
+            let mut short = windows;
+            short[3] = windows[3].sub(0, 11 + super::HEAD).unwrap();
+            assert!(!crate::Slice::write_heads(&short, &[0xff; 12], [&[0xff; super::HEAD]; 4]));
+            let mut first = [0];
+            assert!(windows[0].read_at(0, &mut first) && first == [0], "nothing is written where one has no room");
+        }
+    }
+
     #[test]
     fn copies_of_any_length_and_place_write_their_bytes_and_no_others() {
         let file = tempfile::tempfile().unwrap();
