@@ -46,7 +46,7 @@ impl<'m> Burst<'m> {
     /// What lies behind the head of `frame` will be copied, after some other frames.
     #[inline]
     pub fn will_copy(&self, frame: &Frame) {
-        self.slices_of(frame).iter().for_each(Slice::prefetch_all);
+        self.slices_of(frame).iter().for_each(|piece| piece.prefetch_far(piece.len()));
     }
 
     /// The same of a frame that is longer than its head.

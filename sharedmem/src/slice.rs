@@ -278,14 +278,15 @@ impl<'m> Slice<'m> {
         at_read(self.as_ptr());
     }
 
-    /// Asks for all of it, no nearer than the second-level cache: it is not needed at once, and the first has no room. A
-    /// window longer than [`CLAIM`] is left alone: some of them have to find room in a cache of a core.
+    /// Asks for the first `n` bytes of it, no nearer than the second-level cache: they are not needed at once, and the first has
+    /// no room. More than [`CLAIM`] are left alone: some of these have to find room in a cache of a core.
     #[inline]
-    pub fn prefetch_all(&self) {
-        if self.len() > CLAIM {
+    pub fn prefetch_far(&self, n: usize) {
+        let n = n.min(self.len());
+        if n > CLAIM {
             return;
         }
-        let end = self.as_ptr().wrapping_add(self.len());
+        let end = self.as_ptr().wrapping_add(n);
         let mut line = self.as_ptr().wrapping_sub(self.as_ptr().addr() % LINE);
         while line < end {
             #[cfg(target_arch = "x86_64")]

@@ -163,15 +163,18 @@ impl<'a, R: Virtq> Path<'a, R> {
         // The lines that all workers write are asked for shortly before the end, lest another takes them again. Short frames
         // do not take long.
         let long = frames.first().is_some_and(|frame| frame.borrow().len() > 2 * LINE);
-        let (first, last) = rooms.split_at(if long { rooms.len().saturating_sub(NEAR) } else { 0 });
+        let first = if long { rooms.len().saturating_sub(NEAR) } else { 0 };
         let mut lens = [0; BURST];
         let cold = &self.state.cold;
-        let mut done =
-            if long { fill_long::<P, F>(cold, claim.is_nth(TIMED), burst, frames, first, &mut lens) } else { 0 };
+        let mut done = if long {
+            fill_long::<P, F>(cold, claim.is_nth(TIMED), burst, frames, rooms, &mut lens[..first])
+        } else {
+            0
+        };
         self.state.claims.will_finish(claim);
         self.ring.will_publish();
-        if done == first.len() {
-            done += fill::<P, F>(burst, &frames[done..], last, &mut lens[done..]);
+        if done == first {
+            done += fill::<P, F>(burst, &frames[done..], &rooms[done..], &mut lens[done..]);
         }
         if let Some(room) = rooms.get(done) {
             self.note(room.len());

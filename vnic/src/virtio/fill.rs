@@ -3,7 +3,7 @@
 //! ```text
 //!  all lie in their heads -> by fours, nothing else in the loop
 //!  others                 -> head, then the rest from where it lies:   in a cache    as it comes
-//!                                                                      in memory     asked for 8 frames before
+//!                                                                      in memory     it and its room asked for 4 frames before
 //! ```
 
 use std::borrow::Borrow;
@@ -17,8 +17,8 @@ use sharedmem::{Slice, Work, widest};
 pub(super) const LINE: usize = 64;
 /// Short frames filled together.
 const FOUR: usize = 4;
-/// Frames before its turn that a frame is asked for, where frames come from far away.
-const AHEAD: usize = 8;
+/// Frames before its turn that a frame and its room are asked for, where they lie far away.
+const AHEAD: usize = 4;
 /// The time of a copy is taken of one in so many bursts of long frames.
 pub(super) const TIMED: u16 = 16;
 /// A copy that takes longer than this for each cache line waits for memory: from another core's cache a line takes 1.5 to 4 ns
@@ -34,8 +34,8 @@ pub(super) const fn plain_header<const P: usize>() -> [u8; P] {
     header
 }
 
-/// As [`fill`], of long frames: where these lie far away, which `cold` tells, they are asked for before their turn. When it is
-/// `timed`, the time it takes tells whether that is so from now on.
+/// As [`fill`], of long frames, as many as `lens` has room for; the others follow soon. Where frames lie far away, which `cold`
+/// tells, they are asked for before their turn. When it is `timed`, the time it takes tells whether that is so from now on.
 pub(super) fn fill_long<const P: usize, F: Borrow<Frame>>(
     cold: &AtomicBool,
     timed: bool,
@@ -46,8 +46,11 @@ pub(super) fn fill_long<const P: usize, F: Borrow<Frame>>(
 ) -> usize {
     let since = timed.then(Instant::now);
     let was = cold.load(Ordering::Relaxed);
-    let done =
-        if was { fill_cold::<P, F>(burst, frames, rooms, lens) } else { fill::<P, F>(burst, frames, rooms, lens) };
+    let done = if was {
+        fill_cold::<P, F>(burst, frames, rooms, lens)
+    } else {
+        fill::<P, F>(burst, frames, rooms.get(..lens.len()).unwrap_or(rooms), lens)
+    };
     if let Some(since) = since.filter(|_| done > 0) {
         let is = waits_for_memory(since.elapsed(), &lens[..done]);
         if is != was {
@@ -62,9 +65,8 @@ fn waits_for_memory(time: Duration, lens: &[u32]) -> bool {
     time > COLD_LINE * lens.iter().map(|len| len.div_ceil(LINE as u32)).sum()
 }
 
-/// As [`fill`], with what lies behind the frames' heads on its way to the cache some frames before it is copied. With lines
-/// that are there already this takes longer, and with those that are not too far away as long: a processor sees by itself
-/// what is read next within a frame.
+/// As [`fill_long`], with frames and rooms on their way to the second-level cache some frames before they are copied, which
+/// takes more of them at a time than the first-level cache can. With lines that are there already this takes longer.
 #[inline(never)]
 fn fill_cold<const P: usize, F: Borrow<Frame>>(
     burst: &Burst<'_>,
@@ -72,16 +74,22 @@ fn fill_cold<const P: usize, F: Borrow<Frame>>(
     rooms: &[Slice<'_>],
     lens: &mut [u32],
 ) -> usize {
-    frames.iter().take(AHEAD).for_each(|frame| burst.will_copy(frame.borrow()));
-    for done in 0..rooms.len() {
-        if let Some(frame) = frames.get(done + AHEAD) {
-            burst.will_copy(frame.borrow());
+    let ask = |n: usize| {
+        if let Some((frame, room)) = frames.get(n).zip(rooms.get(n)) {
+            let frame = frame.borrow();
+            burst.will_copy(frame);
+            room.prefetch_far(P + frame.len());
         }
+    };
+    (0..AHEAD).for_each(ask);
+    let count = rooms.len().min(lens.len());
+    for done in 0..count {
+        ask(done + AHEAD);
         if fill::<P, F>(burst, &frames[done..], &rooms[done..=done], &mut lens[done..]) == 0 {
             return done;
         }
     }
-    rooms.len()
+    count
 }
 
 /// Writes header and frame into each room, as long as they fit, and how much that is to `lens`: how many there are.
