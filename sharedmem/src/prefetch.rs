@@ -50,13 +50,36 @@ pub(crate) fn at_write_behind<const OFFSET: usize>(at: *const u8) {
 /// alone: the first-level cache would not hold the lines until their turn.
 #[inline(always)]
 pub(crate) fn claim_lines(at: *const u8, n: usize) {
+    each_line(at, n, at_write);
+}
+
+/// Asks for all lines of the `n` bytes at `at`, no nearer than the second-level cache, for reading or writing later. More than
+/// [`CLAIM`] are left alone: several such copies have to find room in a core's cache.
+#[inline(always)]
+pub(crate) fn fetch_lines(at: *const u8, n: usize) {
+    each_line(at, n, at_second);
+}
+
+/// The line at any address, into the second-level cache.
+#[inline(always)]
+fn at_second(at: *const u8) {
+    #[cfg(target_arch = "x86_64")]
+    // SAFETY: prefetch never faults, whatever the address.
+    unsafe {
+        std::arch::x86_64::_mm_prefetch(at.cast(), std::arch::x86_64::_MM_HINT_T1);
+    }
+}
+
+/// Calls `ask` for each line of the `n` bytes at `at`, if these are no more than [`CLAIM`].
+#[inline(always)]
+fn each_line(at: *const u8, n: usize, ask: impl Fn(*const u8)) {
     if n > CLAIM {
         return;
     }
     let end = at.wrapping_add(n);
-    let mut line = at.wrapping_sub(at as usize % LINE);
+    let mut line = at.wrapping_sub(at.addr() % LINE);
     while line < end {
-        at_write(line);
+        ask(line);
         line = line.wrapping_add(LINE);
     }
 }

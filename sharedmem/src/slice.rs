@@ -4,7 +4,7 @@ use std::marker::PhantomData;
 use std::ptr::{self, NonNull};
 use std::sync::atomic::{AtomicU8, AtomicU16, AtomicU32, AtomicU64, Ordering};
 
-use crate::prefetch::{CLAIM, LINE, at_read, at_write, at_write_behind, claim_lines};
+use crate::prefetch::{LINE, at_read, at_write, at_write_behind, claim_lines, fetch_lines};
 use crate::sum;
 
 /// Bytes of a head, as [`Slice::front`], [`Slice::read_head_behind`] and [`Slice::write_prefixed`] have it: a cache line.
@@ -279,23 +279,10 @@ impl<'m> Slice<'m> {
     }
 
     /// Asks for the first `n` bytes of it, no nearer than the second-level cache: they are not needed at once, and the first has
-    /// no room. More than [`CLAIM`] are left alone: some of these have to find room in a cache of a core.
+    /// no room. More than an Ethernet frame are left alone.
     #[inline]
     pub fn prefetch_far(&self, n: usize) {
-        let n = n.min(self.len());
-        if n > CLAIM {
-            return;
-        }
-        let end = self.as_ptr().wrapping_add(n);
-        let mut line = self.as_ptr().wrapping_sub(self.as_ptr().addr() % LINE);
-        while line < end {
-            #[cfg(target_arch = "x86_64")]
-            // SAFETY: prefetch never faults, whatever the address.
-            unsafe {
-                std::arch::x86_64::_mm_prefetch(line.cast(), std::arch::x86_64::_MM_HINT_T1);
-            }
-            line = line.wrapping_add(LINE);
-        }
+        fetch_lines(self.as_ptr(), n.min(self.len()));
     }
 
     /// The same for the line of what comes behind a header, too.
