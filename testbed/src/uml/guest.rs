@@ -4,7 +4,7 @@ use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::process::Child;
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow, ensure};
 
@@ -13,6 +13,13 @@ use crate::qemu::{Agent, AgentError, Output, environment, spawn};
 
 /// The kernel of Debian's `user-mode-linux`.
 const KERNEL: &str = "/usr/bin/linux.uml";
+/// Times a guest is started whose kernel panics before it runs commands. Some 1 in 100 does on a busy machine: its init cannot
+/// fork ("Resource temporarily unavailable"), and that is the end of it.
+const BOOTS: u32 = 3;
+/// What a kernel says then.
+const PANIC: &str = "Kernel panic";
+/// How long between two looks at the console of one that has not answered yet.
+const GLANCE: Duration = Duration::from_secs(1);
 /// How much of a log goes into an error message.
 const TAIL: usize = 4096;
 
@@ -43,6 +50,10 @@ pub struct UmlGuest {
     agent: Agent,
     /// Root, console log and the file that is the guest's memory.
     dir: PathBuf,
+    /// Arguments of its process.
+    args: Vec<String>,
+    /// Times it was started.
+    boots: u32,
 }
 
 impl UmlGuest {
@@ -51,6 +62,11 @@ impl UmlGuest {
     /// # Errors
     /// When the package `user-mode-linux` or what `scripts/setup.sh` makes is missing.
     pub fn boot(spec: &UmlSpec) -> Result<UmlGuest> {
+        UmlGuest::boot_with(spec, &[])
+    }
+
+    /// As [`boot`](Self::boot), with more arguments to the kernel.
+    fn boot_with(spec: &UmlSpec, more: &[&str]) -> Result<UmlGuest> {
         static SERIAL: AtomicU32 = AtomicU32::new(0);
         let kernel = Path::new(KERNEL);
         ensure!(kernel.exists(), "{KERNEL} is missing: install the package user-mode-linux (scripts/setup.sh does)");
@@ -60,7 +76,6 @@ impl UmlGuest {
         std::fs::create_dir_all(&dir)?;
         let root = dir.join("initrd");
         std::fs::write(&root, archive::root(kernel, &env.initrd, &spec.programs)?)?;
-        let log = File::create(dir.join("console"))?;
         // A process namespace, so that the guest's processes end with it; and a directory of its own for its memory file
         // and its management socket.
         let args = [
@@ -78,19 +93,42 @@ impl UmlGuest {
         ];
         // The console goes to the log, the agent's line is standard input and output.
         let lines = ["quiet", "panic=1", "con=null", "con0=null,fd:2", "ssl=null", "ssl1=fd:0,fd:1"].map(str::to_owned);
-        let mut child = spawn(Path::new("unshare"), &[&args[..], &lines].concat(), log)?;
-        let pipes = child.stdin.take().zip(child.stdout.take());
-        let (stdin, stdout) = pipes.context("user-mode Linux was started without its pipes")?;
-        Ok(UmlGuest { name: spec.name.clone(), child, agent: Agent::new(stdin, stdout), dir })
+        let more = more.iter().map(|&arg| arg.to_owned()).collect::<Vec<_>>();
+        let args = [&args[..], &lines, &more].concat();
+        let (child, agent) = start(&args, &dir)?;
+        Ok(UmlGuest { name: spec.name.clone(), child, agent, dir, args, boots: 1 })
     }
 
-    /// Waits until the guest runs commands.
+    /// Waits until the guest runs commands. One whose kernel panics is started again, [`BOOTS`] times in all.
     ///
     /// # Errors
     /// When it does not within `timeout`: with its console's last lines.
     pub fn wait_ready(&mut self, timeout: Duration) -> Result<()> {
-        let outcome = self.agent.wait_ready(timeout);
-        outcome.map_err(|e| self.explain(&e, "did not boot"))
+        let until = Instant::now() + timeout;
+        loop {
+            let left = until.saturating_duration_since(Instant::now());
+            let Err(error) = self.agent.wait_ready(left.min(GLANCE)) else { return Ok(()) };
+            let panicked = self.console_tail().contains(PANIC);
+            if panicked && self.boots < BOOTS && !left.is_zero() {
+                self.again()?;
+                continue;
+            }
+            match error {
+                AgentError::Silent(_) if !panicked && !left.is_zero() => {}
+                AgentError::Silent(_) => return Err(self.explain(&AgentError::Silent(timeout - left), "did not boot")),
+                other => return Err(self.explain(&other, "did not boot")),
+            }
+        }
+    }
+
+    /// Starts it anew.
+    fn again(&mut self) -> Result<()> {
+        // Both fail only where it has ended already.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+        (self.child, self.agent) = start(&self.args, &self.dir)?;
+        self.boots += 1;
+        Ok(())
     }
 
     /// Runs a shell command of one line. It is killed after `timeout`, and has status 137 then.
@@ -132,6 +170,39 @@ impl Drop for UmlGuest {
     }
 }
 
+/// The process, its console going to a log in `dir`, and the line to its agent.
+fn start(args: &[String], dir: &Path) -> Result<(Child, Agent)> {
+    let mut child = spawn(Path::new("unshare"), args, File::create(dir.join("console"))?)?;
+    let pipes = child.stdin.take().zip(child.stdout.take());
+    let (stdin, stdout) = pipes.context("user-mode Linux was started without its pipes")?;
+    Ok((child, Agent::new(stdin, stdout)))
+}
+
 fn text(path: &Path) -> Result<&str> {
     path.to_str().with_context(|| format!("{}: not UTF-8, kernel arguments have to be", path.display()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// One whose kernel always panics has its tries and then says what became of it, long before its time is over.
+    #[test]
+    fn who_panics_is_started_again_and_not_for_ever() {
+        let spec = UmlSpec::new("rootless", Path::new("/nonexistent/socket"));
+        let mut guest = UmlGuest::boot_with(&spec, &["rdinit=/nonexistent"]).unwrap();
+        let said = guest.wait_ready(Duration::from_secs(120)).unwrap_err().to_string();
+        assert!(said.contains(PANIC) && said.starts_with("guest rootless did not boot"), "{said}");
+        assert_eq!(guest.boots, BOOTS);
+    }
+
+    /// A process that ends is not waited for, and none that ended otherwise is started again.
+    #[test]
+    fn who_ends_is_not_started_again() {
+        let spec = UmlSpec { memory_mib: 0, ..UmlSpec::new("none", Path::new("/nonexistent/socket")) };
+        let mut guest = UmlGuest::boot(&spec).unwrap();
+        let said = guest.wait_ready(Duration::from_secs(120)).unwrap_err().to_string();
+        assert!(said.contains("its process has ended"), "{said}");
+        assert_eq!(guest.boots, 1);
+    }
 }
